@@ -142,7 +142,8 @@ class Geometry:
         self.scales = torch.from_numpy(scales).to(device, dtype)
         self.neighbours = self.receivers = resident(neighbours, device, torch.int32)
         self.offsets = torch.from_numpy(np.ascontiguousarray(offsets)).to(device)
-        self.slots = self.lengths = None
+        self.slots: Tensor | None = None
+        self.lengths: Tensor | None = None
         if sizes.edges:
             lengths = structure.lengths() if edge is None else structure.lengths(edge)
             self.lengths = torch.from_numpy(lengths).to(device, dtype)
@@ -178,15 +179,14 @@ class Geometry:
         def take(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
             return arena.take_integers(f"rows.{name}", dtype, *shape)
 
-        of_samples = [take(name, torch.int32, members, samples) for name in ("start", "length")]
+        count = take("count", torch.int32, members)
+        start, length = (take(name, torch.int32, members, samples) for name in ("start", "length"))
         of_rows = {
             name: take(name, torch.int64 if name in ("atoms", "first") else torch.int32, members, rows)
             for name in ("atoms", "sample", "first", "degree", "edge_row")
         }
         stride = samples if self.shared else 1
-        made = Rows(
-            members, samples, rows, stride, take("count", torch.int32, members), *of_samples, numbers, **of_rows
-        )
+        made = Rows(members, samples, rows, stride, count, start, length, numbers, **of_rows)
         place(
             numbers, *self._tables, self.offsets, self._order, made.count, made.start, made.length,
             [*of_rows.values()], self._most_atoms,
@@ -199,7 +199,8 @@ class Geometry:
         if (samples, rows) not in self._fixed:
             if self.shared:
                 ends = np.flatnonzero(np.diff(self._matrix, append=-1)) + 1
-                ranges = list(zip([0, *ends[:-1] * samples], ends * samples, self._matrix[ends - 1], strict=True))
+                last, matrix = (ends * samples).tolist(), self._matrix[ends - 1].tolist()
+                ranges = list(zip([0, *last[:-1]], last, matrix, strict=True))
                 tiles = _parts(ranges, size)
                 segments = [(*part, 1) for part in _parts(ranges, SEGMENT)]
             else:
