@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what only the tests need: Triton, whose interpreter and compiler work without a GPU, into .venv, and
-# HydraGNN, with which tests/exchange compares, into .venv/hydragnn. A second call is quick.
+# HydraGNN, with which tests/exchange and tests/benchmarks compare, into .venv/hydragnn. A second call is quick.
 #
 #   envs/tests.sh
 #

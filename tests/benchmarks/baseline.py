@@ -103,15 +103,21 @@ def epoch_of(
     samples: TrainingData, sizes: NetworkSizes, batch: int, device: torch.device = CPU
 ) -> Callable[[], object]:
     """An epoch of the baseline over ``samples``."""
+    data, model = graphs_and_model(samples, sizes)
+    model = model.to(device)
+    loader = DataLoader(data, batch_size=batch, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    return lambda: train_epoch(model, loader, optimizer)
+
+
+def graphs_and_model(samples: TrainingData, sizes: NetworkSizes) -> tuple[list[Data], BaselineModel]:
+    """All samples, and a new model for them."""
     numbers = range(len(samples.structure.sample_geometry))
     data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in numbers]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
     named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in sizes.tasks]
     features = sizes.edges.number if sizes.edges else None
-    model = BaselineModel(sizes.inputs, sizes.channels, named, torch.bincount(degrees), features).to(device)
-    loader = DataLoader(data, batch_size=batch, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    return lambda: train_epoch(model, loader, optimizer)
+    return data, BaselineModel(sizes.inputs, sizes.channels, named, torch.bincount(degrees), features)
 
 
 def library_epoch_of(samples: TrainingData, sizes: NetworkSizes, convolution: str, batch: int) -> Callable[[], object]:

@@ -1,13 +1,15 @@
 """Measure the engines against baseline A and the arithmetic floor, on one core, in float32.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.engines [--cases 206 varying] [--members 1 12] [--json FILE]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.engines [--cases 206 varying] [--members 1 12] [--hydragnn]
+        [--json FILE]
 
 The network is the paper's HCM, batches of 64 with the optimiser. Cases are the FePt lattice of 32 sites named after
 their number of directed edges, the same periodic (a multigraph), and `varying`, where every sample has its own geometry
 and number of atoms (20 to 44); in those that end in `+lengths` edges have 20 features of their lengths. Cases of the
-library engine are named after their convolutions, on the lattice with 206 edges. Engines alternate in one process,
-times are CPU times, and medians are taken, so that the ratios hold on a busy machine; single times do not. Memory is
-the peak of a separate process that trains an epoch.
+library engine are named after their convolutions, on the lattice with 206 edges. `--hydragnn` adds HydraGNN 3.0's
+own model and training loop (`tests/benchmarks/hydragnn.py`). Engines alternate in one process, times are CPU times, and
+medians are taken, so that the ratios hold on a busy machine; single times do not. Memory is the peak of a separate
+process that trains an epoch.
 """
 
 from __future__ import annotations
@@ -61,6 +63,10 @@ def epoch_of(case: str, data: TrainingData, engine: str, members: int) -> Epoch:
         from tests.benchmarks.baseline import epoch_of as baseline_epoch
 
         return baseline_epoch(data, sizes, BATCH)
+    if engine == "HydraGNN":
+        from tests.benchmarks.hydragnn import epoch_of as hydragnn_epoch
+
+        return hydragnn_epoch(data, sizes, BATCH)
     made: Engine = FusedEngine(sizes, data) if engine == "fused" else TorchEngine(sizes, data, torch.device("cpu"))
     return cases.stacked_epoch(made, members)
 
@@ -76,10 +82,11 @@ def _library_epoch_of(convolution: str, data: TrainingData, engine: str, members
     return cases.stacked_epoch(LibraryEngine(sizes, convolution, data, torch.device("cpu")), members)
 
 
-def engines_of(case: str, members: list[int]) -> list[tuple[str, int]]:
+def engines_of(case: str, members: list[int], hydragnn: bool) -> list[tuple[str, int]]:
     """What is measured in a case: engine and members, the baseline first."""
     names = ["library"] if case in cases.OTHERS else ["torch", "fused"]
-    return [("A", 1), *((name, e) for name in names for e in members)]
+    theirs = [("HydraGNN", 1)] if hydragnn else []
+    return [("A", 1), *theirs, *((name, e) for name in names for e in members)]
 
 
 def seconds(run: Epoch) -> float:
@@ -101,10 +108,10 @@ def peak_megabytes(case: str, engine: str, members: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def measure(case: str, members: list[int], rounds: int) -> list[Row]:
+def measure(case: str, members: list[int], rounds: int, hydragnn: bool) -> list[Row]:
     """Return a row for each engine and stack: samples per second (all members together), against A and the floor."""
     samples = cases.make_samples(case)
-    runs = {name: epoch_of(case, samples, *name) for name in engines_of(case, members)}
+    runs = {name: epoch_of(case, samples, *name) for name in engines_of(case, members, hydragnn)}
     for run in runs.values():
         run()
     times: dict[tuple[str, int], list[float]] = {name: [] for name in runs}
@@ -143,7 +150,7 @@ def show(rows: list[Row]) -> None:
     print("| engine | members | samples/s | x A | floor / time | peak MB |\n|---|---:|---:|---:|---:|---:|")
     for r in rows:
         print(
-            f"| {r.engine} | {r.members} | {r.samples_per_second:,.0f} | {r.times_baseline:.1f} |"
+            f"| {r.engine} | {r.members} | {r.samples_per_second:,.0f} | {r.times_baseline:.3g} |"
             f" {r.floor_share:.0%} | {r.peak_megabytes:.0f} |",
             flush=True,
         )
@@ -155,9 +162,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=cases.CASES, default=list(cases.CASES))
     parser.add_argument("--members", type=int, nargs="+", default=[1, 4, 12])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hydragnn", action="store_true", help="measure HydraGNN too, which envs/tests.sh installs")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.hydragnn and not set(arguments.cases) <= {*cases.CUTOFFS, "varying"}:
+        parser.error(f"--hydragnn: give it with --cases of {', '.join((*cases.CUTOFFS, 'varying'))}")
     torch.set_num_threads(1)
     if arguments.memory_of:
         case, engine, members = arguments.memory_of
@@ -168,7 +178,7 @@ def main() -> None:
         return
     rows = []
     for case in arguments.cases:
-        of_case = measure(case, arguments.members, arguments.rounds)
+        of_case = measure(case, arguments.members, arguments.rounds, arguments.hydragnn)
         show(of_case)
         rows += of_case
     if arguments.json:
