@@ -258,7 +258,7 @@ class Controller:
         device, size = "", 0
         if event.reason == "graphs":
             self._without_graphs.add(worker)
-            remedy = "steps run without CUDA graphs, which is slower"
+            remedy = "steps run without being captured, which is slower"
         elif replicas:
             device = self._devices[worker].name
             size = self._sizes.halve(variant, device, len(replicas))

@@ -14,6 +14,7 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.fused.plan import LOSSES
+from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.member.triton_kernels.available import unavailable as why_no_kernels
 from hydragnn_hpc.sections import Model, Variant
@@ -57,7 +58,7 @@ def choose(
     data : TrainingData
     device : torch.device
     graphs : bool, optional
-        Whether steps may be captured as CUDA graphs.
+        Whether steps may be captured as CUDA or XPU graphs.
 
     Raises
     ------
@@ -77,6 +78,8 @@ def choose(
     without = "training.engine=torch" if requested == "torch" else why_no_kernels(device)
     if campaign.model.convolution == "PNA" and device.type != "cpu":
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
+        if uncaptured := why_not_captured(device):
+            reason += f"; steps are not captured: {uncaptured}"
     engine = general_engine(campaign.model, sizes, data, device, graphs, kernels=not without)
     return engine, f"{engine.name}: {reason}"
 
@@ -87,10 +90,11 @@ def general_engine(
 ) -> Engine:  # fmt: skip
     """Return the engine for any samples on any device: torch, or library for what torch does not implement.
 
-    ``graphs`` is whether steps may be captured as CUDA graphs, ``kernels`` whether the torch engine uses Triton's.
+    ``graphs`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether the torch engine uses
+    Triton's.
     """
     if model.convolution == "PNA":
-        capture = graphs and device.type == "cuda"
+        capture = graphs and not why_not_captured(device)
         if not kernels:
             return TorchEngine(sizes, data, device, capture=capture)
         from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine  # Triton may be missing

@@ -136,8 +136,8 @@ Report = Event | Died | Broken
 class Train(Message):
     """Train these replicas of a variant together, claiming their folders with ``claim``.
 
-    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured as CUDA graphs; ``epochs``
-    is the maximum number of epochs, None for the campaign's.
+    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured (as CUDA or XPU
+    graphs); ``epochs`` is the maximum number of epochs, None for the campaign's.
     """
 
     kind: Literal["train"] = "train"

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.device import arithmetic, is_out_of_memory
+from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from tests.benchmarks import cases, gpu_estimate
 from tests.gpu.problems import PROBLEMS, STACKS, Stack
 
@@ -236,7 +237,7 @@ class Speed:
 
 def speed(run: Callable[[], object], device: torch.device) -> float:
     """Epochs a second, after two that warm up."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = torch.get_device_module(device).synchronize
     for _ in range(2):
         run()
     wait()
@@ -252,7 +253,7 @@ def stack_of(case: str, engine: str, members: int, device: torch.device) -> Call
     """Return an epoch of a stack."""
     data = cases.make_samples(case)
     made = gpu_estimate.ENGINES[engine](
-        cases.network_sizes(data), data, device, together=True, capture=device.type == "cuda"
+        cases.network_sizes(data), data, device, together=True, capture=not why_not_captured(device)
     )
     return cases.stacked_epoch(made, members)
 
@@ -310,7 +311,7 @@ def main() -> int:
             if given.report:
                 given.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-        card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        card = device.type if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
         triton = "no Triton" if find_spec("triton") is None else f"Triton {import_module('triton').__version__}"
         say(f"{card}, torch {torch.__version__}, {triton}, {time.strftime('%Y-%m-%d')}\n")
         for line, fine in checked(device, until):

@@ -13,6 +13,7 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.library.engine import LibraryEngine
+from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from tests.benchmarks.cases import new_stack
 from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_missing
@@ -45,7 +46,7 @@ def _torch(
         # Kernels that are compiled for a real device are compared with plain torch on the CPU.
         plain = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
         return made, (TorchEngine if plain else kind)(
-            made.sizes, made.data, device, together=True, capture=device == GPU
+            made.sizes, made.data, device, together=True, capture=not why_not_captured(device)
         )
 
     return make

@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: hundreds of launches become one, for batches of one shape in fixed memory.
+"""Training steps as CUDA or XPU graphs: hundreds of launches become one, for batches of one shape in fixed memory.
 
 Every graph is verified: it is used only if its first replay gives the same as the step without it.
 """
@@ -18,6 +18,17 @@ State = tuple[Tensor, Tensor, Tensor]
 """Parameters, gradients and buffers of a stack."""
 
 
+_CLASSES = {"cuda": "CUDAGraph", "xpu": "XPUGraph"}
+"""Torch's class of graphs in the module of each type of device; the modules' other functions have the same names."""
+
+
+def why_not_captured(device: torch.device) -> str:
+    """Return why no step can be captured on this device, ``""`` if steps can."""
+    if device.type in _CLASSES and hasattr(torch.get_device_module(device), _CLASSES[device.type]):
+        return ""
+    return f"torch {torch.__version__} has no {device.type} graphs"
+
+
 class CaptureError(RuntimeError):
     """A step could not be captured.
 
@@ -29,7 +40,7 @@ class CaptureError(RuntimeError):
 class _Captured:
     """A graph, the memory where it expects sample numbers and leaves losses, and where the stack was in memory."""
 
-    graph: torch.cuda.CUDAGraph
+    graph: Any
     numbers: Tensor
     losses: Tensor
     addresses: tuple[int, ...]
@@ -49,6 +60,7 @@ class CapturedSteps:
 
     def __init__(self, prepare: Callable[[int, int], Step]) -> None:
         self._prepare = prepare
+        self._module: Any = None
         self._members = 0
         self._steps: dict[int, Step] = {}
         self._captured: dict[int, _Captured] = {}
@@ -67,6 +79,7 @@ class CapturedSteps:
             If the step cannot be captured, or its graph gives other numbers.
         """
         members, samples = shape
+        self._module = torch.get_device_module(parameters.device)
         if members != self._members:
             self._release(members)
         if samples not in self._steps:
@@ -87,11 +100,13 @@ class CapturedSteps:
         self._captured.clear()
         self._steps.clear()
         if had_graphs:
-            torch.cuda.empty_cache()  # which otherwise keeps the memory of a pool that is not used any more
+            self._module.empty_cache()  # which otherwise keeps the memory of a pool that is not used any more
 
     def _capture(self, step: Step, state: State, numbers: Tensor, addresses: tuple[int, ...]) -> _Captured:
         """Capture a step, compare its replay with the step itself, and leave the buffers as they were."""
         parameters, gradients, buffers = state
+        if reason := why_not_captured(parameters.device):
+            raise CaptureError(reason)
         before = buffers.clone()
         # Other samples than those captured, so as to detect a graph with its samples built in.
         others = numbers.roll(1)
@@ -106,9 +121,9 @@ class CapturedSteps:
         buffers.copy_(before)
         try:
             if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+                self._pool = self._module.graph_pool_handle()
+            graph = getattr(self._module, _CLASSES[parameters.device.type])()
+            with self._module.graph(graph, pool=self._pool):
                 losses = step(*state, static)
             static.copy_(others)
             graph.replay()

@@ -40,7 +40,7 @@ class TorchEngine:
         member's arrays stay in the caches, and every member has the same bits in any stack, whatever the matrix
         library does.
     capture : bool, optional
-        Whether steps over one geometry become CUDA graphs (`captured`).
+        Whether steps over one geometry become CUDA or XPU graphs (`captured`).
 
     Attributes
     ----------
