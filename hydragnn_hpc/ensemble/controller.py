@@ -92,7 +92,7 @@ class Controller:
         self._owners: dict[tuple[str, str], int] = {}  # (host, identity of a device) -> its rank
         self._expected = {(p.rank, s) for p in placements for s in range(self._launch.slots_per_device)}
         self._broken: dict[WorkerId, str] = {}
-        self._without_graphs: set[WorkerId] = set()
+        self._uncaptured: set[WorkerId] = set()
         self._without_mps = False
         self._sizes = StackSizes(self._launch.stack, plan.frozen.campaign.replicas, len(self._expected), folder)
         self._sizes.share(self._queue.waiting)
@@ -257,7 +257,7 @@ class Controller:
         variant, replicas = running.variant, running.replicas
         device, size = "", 0
         if event.reason == "graphs":
-            self._without_graphs.add(worker)
+            self._uncaptured.add(worker)
             remedy = "steps run without being captured, which is slower"
         elif replicas:
             device = self._devices[worker].name
@@ -322,7 +322,7 @@ class Controller:
                 replicas=assignment.replicas,
                 attempt=assignment.attempt,
                 claim=claim,
-                graphs=worker not in self._without_graphs,
+                capture=worker not in self._uncaptured,
                 epochs=self._epochs[assignment.variant],
             )
             commands.append((worker, train))

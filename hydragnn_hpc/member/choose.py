@@ -38,12 +38,12 @@ def network_sizes(
         for name in variant.tasks
     )
     channels = (model.channels,) * model.layers
-    edges = EdgeBasis(cutoff=data.structure.cutoff, **model.edges.model_dump()) if model.edges else None
+    edges = EdgeBasis(cutoff=data.graphs.cutoff, **model.edges.model_dump()) if model.edges else None
     return NetworkSizes(data.inputs.shape[1], channels, tasks, average_degree, model.pooling, edges=edges)
 
 
 def choose(
-    campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device, graphs: bool = True
+    campaign: Campaign, variant: Variant, data: TrainingData, device: torch.device, capture: bool = True
 ) -> tuple[Engine, str]:
     """Return the engine for a variant, and the reason for the choice.
 
@@ -57,7 +57,7 @@ def choose(
     variant : Variant
     data : TrainingData
     device : torch.device
-    graphs : bool, optional
+    capture : bool, optional
         Whether steps may be captured as CUDA or XPU graphs.
 
     Raises
@@ -71,7 +71,7 @@ def choose(
     if requested == "torch" and campaign.model.convolution == "PNA":
         reason = "training.engine=torch"
     if not reason:
-        geometry = "one shared geometry" if data.structure.shared_geometry else "geometries that vary"
+        geometry = "one shared geometry" if data.graphs.shared_geometry else "geometries that vary"
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if requested == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
@@ -80,21 +80,21 @@ def choose(
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
         if uncaptured := why_not_captured(device):
             reason += f"; steps are not captured: {uncaptured}"
-    engine = general_engine(campaign.model, sizes, data, device, graphs, kernels=not without)
+    engine = general_engine(campaign.model, sizes, data, device, capture, kernels=not without)
     return engine, f"{engine.name}: {reason}"
 
 
 def general_engine(
-    model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, graphs: bool = True,
+    model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, capture: bool = True,
     *, kernels: bool = False,
 ) -> Engine:  # fmt: skip
     """Return the engine for any samples on any device: torch, or library for what torch does not implement.
 
-    ``graphs`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether the torch engine uses
+    ``capture`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether the torch engine uses
     Triton's.
     """
     if model.convolution == "PNA":
-        capture = graphs and not why_not_captured(device)
+        capture = capture and not why_not_captured(device)
         if not kernels:
             return TorchEngine(sizes, data, device, capture=capture)
         from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine  # Triton may be missing

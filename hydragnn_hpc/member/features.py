@@ -122,7 +122,7 @@ def training_features(
 
     ``alive`` is called after each batch.
     """
-    train, atoms = data.split.train, np.diff(data.structure.atom_offsets)
+    train, atoms = data.split.train, np.diff(data.graphs.atom_offsets)
     most = min(MOST_SAMPLES, int(MOST_ATOMS // atoms[train].mean()) + 1)
     chosen = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(np.int64))]
     ends = np.cumsum(atoms[chosen])
@@ -136,7 +136,7 @@ def training_features(
 
 def _graphs(data: TrainingData, chosen: np.ndarray) -> Graphs:
     """Return the graphs of ``chosen`` samples."""
-    s = data.structure
+    s = data.graphs
     geometries, sample_geometry = np.unique(s.sample_geometry[chosen], return_inverse=True)
     return Graphs(
         [_neighbours(data, int(geometry)) for geometry in geometries],
@@ -147,7 +147,7 @@ def _graphs(data: TrainingData, chosen: np.ndarray) -> Graphs:
 
 
 def _neighbours(data: TrainingData, geometry: int) -> Neighbours:
-    s = data.structure
+    s = data.graphs
     first, end = s.site_offsets[geometry : geometry + 2].tolist()
     edges = slice(int(s.neighbour_offsets[first]), int(s.neighbour_offsets[end]))
     offsets = np.asarray(s.neighbour_offsets[first : end + 1]) - edges.start

@@ -22,7 +22,7 @@ from hydragnn_hpc.member.device import set_arithmetic
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, vector_limits
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData, vector_limits
 from hydragnn_hpc.member.training.evaluate import ValidationSet
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
@@ -47,7 +47,7 @@ def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
     # The next sites in a ring, so that neighbours are near in memory, as in real structures.
     ring = np.arange(offsets[-1]) - np.repeat(offsets[:-1], degrees) + np.repeat(np.arange(sites), degrees) + 1
     neighbours = np.tile((ring % sites).astype(np.int32), geometries)
-    structure = Structure(
+    graphs = SampleGraphs(
         np.arange(samples + 1) * sites,
         np.arange(samples, dtype=np.int32) if geometries > 1 else np.zeros(samples, np.int32),
         np.arange(geometries + 1) * sites,
@@ -63,7 +63,7 @@ def random_data(campaign: Campaign, manifest: Manifest) -> TrainingData:
         if field.missing:
             targets[name][0] = np.nan
     return TrainingData(
-        structure,
+        graphs,
         rng.random((samples * sites, _INPUTS), np.float32),
         targets,
         {name: field.level for name, field in fields.items()},

@@ -18,7 +18,7 @@ from hydragnn_hpc.member.device import arithmetic, choose_device
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import mean_and_noise
 from hydragnn_hpc.member.engine.resample import Split
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData, span_of, to_units, vector_limits
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData, span_of, to_units, vector_limits
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 
@@ -154,7 +154,7 @@ class StackedModels:
     def _data(self, graphs: Graphs, chosen: np.ndarray, lists: list[Neighbours]) -> TrainingData:
         """Return ``chosen`` structures without targets; ``lists`` are of all geometries, or the one they share."""
         sizes = np.diff(graphs.atom_offsets)[chosen]
-        structure = Structure(
+        chosen_graphs = SampleGraphs(
             offsets_of(sizes),
             graphs.sample_geometry[chosen] if len(lists) > 1 else np.zeros(len(chosen), np.int32),
             offsets_of([len(graph.offsets) - 1 for graph in lists]),
@@ -173,4 +173,4 @@ class StackedModels:
         none = np.empty(0, np.int64)
         limits = vector_limits(self._campaign, self._facts.tasks)
         inputs = graphs.inputs[atoms_of(graphs.atom_offsets, chosen)]
-        return TrainingData(structure, inputs, targets, levels, Split(none, none, none), limits=limits)
+        return TrainingData(chosen_graphs, inputs, targets, levels, Split(none, none, none), limits=limits)

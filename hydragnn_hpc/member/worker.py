@@ -137,7 +137,7 @@ class Worker:
         self._stop = False
         variant = command.variant
         self.members = len(command.replicas)
-        data, engine = self._prepare(variant, command.graphs)
+        data, engine = self._prepare(variant, command.capture)
         training = StackTraining(self._context, data, engine, command, partial(self._describe, variant, data))
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
@@ -157,14 +157,14 @@ class Worker:
                 return
         self._channel.send(Done(variant=variant, replicas=command.replicas))
 
-    def _prepare(self, variant: str, graphs: bool) -> tuple[TrainingData, Engine]:
+    def _prepare(self, variant: str, capture: bool) -> tuple[TrainingData, Engine]:
         """Return a variant's data and engine, which are kept until another variant is prepared."""
         if self._prepared is None or self._prepared[0] != variant:
             self._prepared = None  # frees its memory before the next ones are made
             campaign = self._context.frozen.campaign
             own = campaign.of_variant(campaign.variant(variant))
             data = with_degree(from_staged(self._staged, own), own.start)
-            engine, self._reason = choose(own, own.variants[0], data, self._device, graphs)
+            engine, self._reason = choose(own, own.variants[0], data, self._device, capture)
             self._prepared = (variant, data, engine)
         return self._prepared[1:]
 

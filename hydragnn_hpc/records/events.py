@@ -136,8 +136,8 @@ Report = Event | Died | Broken
 class Train(Message):
     """Train these replicas of a variant together, claiming their folders with ``claim``.
 
-    ``attempt`` is counted from 1 within the run; ``graphs`` is whether steps may be captured (as CUDA or XPU
-    graphs); ``epochs`` is the maximum number of epochs, None for the campaign's.
+    ``attempt`` is counted from 1 within the run; ``capture`` is whether steps may be captured as CUDA or XPU
+    graphs; ``epochs`` is the maximum number of epochs, None for the campaign's.
     """
 
     kind: Literal["train"] = "train"
@@ -145,7 +145,7 @@ class Train(Message):
     replicas: tuple[int, ...]
     attempt: int
     claim: Claim
-    graphs: bool = True
+    capture: bool = True
     epochs: int | None = None
 
 

@@ -42,7 +42,7 @@ def errors(predicted: dict[str, np.ndarray], samples: TrainingData, chosen: np.n
     """Scaled RMSE by task."""
     found = {}
     for name, values in predicted.items():
-        rows = copies.atoms_of(samples.structure.atom_offsets, chosen) if samples.levels[name] == "node" else chosen
+        rows = copies.atoms_of(samples.graphs.atom_offsets, chosen) if samples.levels[name] == "node" else chosen
         found[name] = float(np.sqrt(np.mean((values.astype(np.float64) - samples.targets[name][rows]) ** 2)))
     return found
 
@@ -62,7 +62,7 @@ def train_baseline(samples: TrainingData, sizes: NetworkSizes, seed: int, epochs
     """One training of baseline A."""
     tasks = sizes.tasks
     torch.manual_seed(seed)
-    data = [graph_of(samples, number, tasks) for number in range(len(samples.structure.sample_geometry))]
+    data = [graph_of(samples, number, tasks) for number in range(len(samples.graphs.sample_geometry))]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
     model = BaselineModel(sizes.inputs, sizes.channels, [Task(t.name, t.level) for t in tasks], degrees.bincount())
     optimizer = torch.optim.Adam(model.parameters(), lr=cases.RATE)

@@ -112,7 +112,7 @@ def epoch_of(
 
 def graphs_and_model(samples: TrainingData, sizes: NetworkSizes) -> tuple[list[Data], BaselineModel]:
     """All samples, and a new model for them."""
-    numbers = range(len(samples.structure.sample_geometry))
+    numbers = range(len(samples.graphs.sample_geometry))
     data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in numbers]
     degrees = torch.cat([degree(d.edge_index[1], d.num_nodes, torch.long) for d in data])
     named = [Task(t.name, t.level, t.width, t.hidden, t.weight) for t in sizes.tasks]
@@ -122,7 +122,7 @@ def graphs_and_model(samples: TrainingData, sizes: NetworkSizes) -> tuple[list[D
 
 def library_epoch_of(samples: TrainingData, sizes: NetworkSizes, convolution: str, batch: int) -> Callable[[], object]:
     """An epoch of the same training with another convolution, in the network of the library engine."""
-    s, lengths, directions = samples.structure, None, None
+    s, lengths, directions = samples.graphs, None, None
     data = [graph_of(samples, number, sizes.tasks, sizes.edges) for number in range(len(s.sample_geometry))]
     if sizes.edges:
         lengths = torch.tensor(s.lengths(), dtype=torch.float32)
@@ -147,7 +147,7 @@ def library_epoch_of(samples: TrainingData, sizes: NetworkSizes, convolution: st
 
 def graph_of(samples: TrainingData, number: int, tasks: Sequence[TaskSizes], edges: EdgeBasis | None = None) -> Data:
     """One sample as PyTorch Geometric's ``Data``; the features of its edges are computed once."""
-    s = samples.structure
+    s = samples.graphs
     site = int(s.site_offsets[s.sample_geometry[number]])
     atoms = atoms_of(s.atom_offsets, np.array([number]))
     first = s.neighbour_offsets[site : site + len(atoms) + 1]

@@ -17,7 +17,7 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import Optimizer, new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
 from hydragnn_hpc.sections import AdamOptimizer
 
 BATCH, RATE = 64, 1e-3
@@ -55,17 +55,17 @@ def supercell(periodic: bool) -> Geometry:
     return Geometry(*surrogate.sites(), (periodic,) * 3)
 
 
-def shared(case: str) -> Structure:
+def shared(case: str) -> SampleGraphs:
     """Samples that all decorate the FePt lattice."""
     cutoff, periodic = CUTOFFS[case]
     found = find_neighbours(supercell(periodic), cutoff)
     n = len(found.offsets) - 1
     offsets = np.arange(SAMPLES + 1) * n
     which = np.zeros(SAMPLES, np.int32)
-    return Structure(offsets, which, np.array([0, n]), found.offsets, found.neighbours, found.vectors, cutoff)
+    return SampleGraphs(offsets, which, np.array([0, n]), found.offsets, found.neighbours, found.vectors, cutoff)
 
 
-def varying() -> Structure:
+def varying() -> SampleGraphs:
     """Every sample has its own random positions, 20 to 44 of them; the neighbour relation is symmetric."""
     rng = np.random.default_rng(1)
     counts = rng.integers(20, 45, SAMPLES)
@@ -83,19 +83,19 @@ def varying() -> Structure:
     offsets = np.concatenate([[0], np.cumsum(counts)])
     first = np.concatenate([[0], np.cumsum(degrees)])
     neighbours, which = np.concatenate(lists).astype(np.int32), np.arange(SAMPLES, dtype=np.int32)
-    return Structure(offsets, which, offsets, first, neighbours, np.concatenate(vectors), 1.0)
+    return SampleGraphs(offsets, which, offsets, first, neighbours, np.concatenate(vectors), 1.0)
 
 
 def make_samples(case: str) -> TrainingData:
-    """Random species and targets on the structure of a case."""
+    """Random species and targets on the graphs of a case."""
     kind = case.removesuffix(LENGTHS)
-    structure = varying() if kind == "varying" else shared("206" if case in OTHERS else kind)
+    graphs = varying() if kind == "varying" else shared("206" if case in OTHERS else kind)
     if kind == case:
-        structure = dataclasses.replace(structure, edge_vectors=np.empty((0, 3)))
+        graphs = dataclasses.replace(graphs, edge_vectors=np.empty((0, 3)))
     rng = np.random.default_rng(0)
-    rows = {"node": int(structure.atom_offsets[-1]), "graph": SAMPLES}
+    rows = {"node": int(graphs.atom_offsets[-1]), "graph": SAMPLES}
     return TrainingData(
-        structure,
+        graphs,
         rng.integers(0, 2, (rows["node"], 1)).astype(np.float32),
         {t.name: rng.random((rows[t.level], 1), np.float32) for t in TASKS},
         {t.name: t.level for t in TASKS},
@@ -105,7 +105,7 @@ def make_samples(case: str) -> TrainingData:
 
 def network_sizes(data: TrainingData) -> NetworkSizes:
     """The paper's HCM network, with features of the edges where they have lengths."""
-    basis = EdgeBasis(20, data.structure.cutoff) if len(data.structure.edge_vectors) else None
+    basis = EdgeBasis(20, data.graphs.cutoff) if len(data.graphs.edge_vectors) else None
     return NetworkSizes(1, CHANNELS, TASKS, data.average_degree(), edges=basis)
 
 
@@ -146,9 +146,9 @@ def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Calla
 
 def edges_per_sample(data: TrainingData) -> float:
     """Directed edges of a sample, on average."""
-    structure = data.structure
-    edges = np.add.reduceat(structure.degrees(), structure.site_offsets[:-1])
-    return float(edges[structure.sample_geometry].mean())
+    graphs = data.graphs
+    edges = np.add.reduceat(graphs.degrees(), graphs.site_offsets[:-1])
+    return float(edges[graphs.sample_geometry].mean())
 
 
 def floor_megaflop(data: TrainingData) -> float:
@@ -160,7 +160,7 @@ def floor_megaflop(data: TrainingData) -> float:
     features, and where samples share no edges a product of them.
     """
     sizes = network_sizes(data)
-    atoms = int(data.structure.atom_offsets[-1]) / SAMPLES
+    atoms = int(data.graphs.atom_offsets[-1]) / SAMPLES
     trunk = sum(fan_in * fan_in + 5 * fan_in * out for fan_in, out in sizes.layers) * atoms
     heads = sum(
         sum(fan_in * out for fan_in, out in sizes.linears(task)) * (atoms if task.level == "node" else 1)
@@ -168,6 +168,6 @@ def floor_megaflop(data: TrainingData) -> float:
     )
     instructions: float = AGGREGATION
     if sizes.edges:
-        instructions += ADDITION + (0 if data.structure.shared_geometry else 3 * (sizes.edges.number + 1))
+        instructions += ADDITION + (0 if data.graphs.shared_geometry else 3 * (sizes.edges.number + 1))
     aggregation = instructions * edges_per_sample(data) * sum(fan_in for fan_in, _ in sizes.layers)
     return (3 * 2 * (trunk + heads) + 2 * aggregation) / 1e6

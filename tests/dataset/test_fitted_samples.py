@@ -73,7 +73,7 @@ def test_targets_and_inputs_are_scaled_by_the_samples_trained_on(
     staged = copies.open_staged(tmp_path)
     data, fitted_to_all = from_staged(staged, few), from_staged(staged, all_samples)
     np.testing.assert_array_equal(data.split.train, fitted_to_all.split.train)
-    atoms = copies.atoms_of(data.structure.atom_offsets, data.split.train)
+    atoms = copies.atoms_of(data.graphs.atom_offsets, data.split.train)
     means, means_of_all = (d.inputs[atoms, 1:].mean(axis=0) for d in (data, fitted_to_all))
     assert np.abs(means).max() < 1e-5 < np.abs(means_of_all).max()
     moments = data.targets["M"][atoms]
@@ -83,7 +83,7 @@ def test_targets_and_inputs_are_scaled_by_the_samples_trained_on(
         assert values.min() == 0 and values.max() == pytest.approx(1)
     else:
         assert np.sqrt((values**2).mean()) == pytest.approx(1, rel=1e-4)
-    every = np.arange(len(data.structure.sample_geometry))
+    every = np.arange(len(data.graphs.sample_geometry))
     for task in ("H", "M"):  # restored, so that errors are of the same values
         rows = every if task == "H" else slice(None)
         restored = with_reference(data, task, every, data.targets[task][rows])

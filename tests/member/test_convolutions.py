@@ -71,12 +71,12 @@ def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tens
 
 def renumbered(samples: TrainingData, order: np.ndarray) -> TrainingData:
     """The same samples over one geometry with its atoms in another order: new atom k was ``order[k]``."""
-    s = samples.structure
+    s = samples.graphs
     number = np.argsort(order)
     degrees = s.degrees()
     where = atoms_of(s.neighbour_offsets, order)
     offsets = np.concatenate([[0], np.cumsum(degrees[order])])
-    structure = dataclasses.replace(
+    graphs = dataclasses.replace(
         s,
         neighbour_offsets=offsets,
         neighbours=number[s.neighbours[where]].astype(np.int32),
@@ -84,7 +84,7 @@ def renumbered(samples: TrainingData, order: np.ndarray) -> TrainingData:
     )
     rows = (np.arange(len(s.sample_geometry))[:, None] * len(order) + order).ravel()
     targets = {t: v[rows] if samples.levels[t] == "node" else v for t, v in samples.targets.items()}
-    return dataclasses.replace(samples, structure=structure, inputs=samples.inputs[rows], targets=targets)
+    return dataclasses.replace(samples, graphs=graphs, inputs=samples.inputs[rows], targets=targets)
 
 
 @every
@@ -225,10 +225,10 @@ def test_edge_features_depend_on_lengths_alone(name: str) -> None:
     parameters, buffers = stack(engine, 3)  # GIN's first weights may leave every ReLU at 0
 
     def predicted(vectors: np.ndarray) -> torch.Tensor:
-        changed = dataclasses.replace(samples, structure=dataclasses.replace(samples.structure, edge_vectors=vectors))
+        changed = dataclasses.replace(samples, graphs=dataclasses.replace(samples.graphs, edge_vectors=vectors))
         return make_engine(name, True, changed).predict(parameters, buffers, np.arange(12))["C"]
 
-    vectors = samples.structure.edge_vectors
+    vectors = samples.graphs.edge_vectors
     torch.testing.assert_close(predicted(vectors @ ROTATION), predicted(vectors))
     assert not torch.allclose(predicted(0.9 * vectors), predicted(vectors))
 
@@ -273,8 +273,8 @@ def test_a_campaign_can_name_every_basis_envelope_and_pooling() -> None:
 
 def rotated(samples: TrainingData, by: np.ndarray) -> TrainingData:
     """The same samples with their structures rotated (or mirrored)."""
-    s = samples.structure
-    return dataclasses.replace(samples, structure=dataclasses.replace(s, edge_vectors=s.edge_vectors @ by.T))
+    s = samples.graphs
+    return dataclasses.replace(samples, graphs=dataclasses.replace(s, edge_vectors=s.edge_vectors @ by.T))
 
 
 @pytest.mark.parametrize("name", [n for n, c in CONVOLUTIONS.items() if c.equivariant])
@@ -309,7 +309,7 @@ def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.
 
 def test_a_neighbour_of_an_equivariant_convolution_fades_out_at_the_cutoff() -> None:
     samples = small_samples(18, [5])
-    s = samples.structure
+    s = samples.graphs
     norms = np.linalg.norm(s.edge_vectors, axis=1, keepdims=True)
     far = dataclasses.replace(s, edge_vectors=s.edge_vectors / norms * (1 - 1e-7) * CUTOFF)
     none = {
@@ -318,8 +318,8 @@ def test_a_neighbour_of_an_equivariant_convolution_fades_out_at_the_cutoff() -> 
         "edge_vectors": norms[:0, [0] * 3],
     }
     values = []
-    for structure in (far, dataclasses.replace(s, **none), s):
-        engine = make_engine("PaiNN", True, dataclasses.replace(samples, structure=structure))
+    for graphs in (far, dataclasses.replace(s, **none), s):
+        engine = make_engine("PaiNN", True, dataclasses.replace(samples, graphs=graphs))
         values.append(engine.predict(*stack(engine, 1), np.arange(12))["C"])
     torch.testing.assert_close(values[0], values[1])
     assert not torch.allclose(values[2], values[1], atol=1e-3)

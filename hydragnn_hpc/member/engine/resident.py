@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.sizes import Array
-from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 
 ATOMS_PREDICTED_ON_CPU = 4096
 """Atoms predicted at once on a CPU: as many as fit into a core's caches."""
@@ -18,10 +18,10 @@ ATOMS_PREDICTED_ELSEWHERE = 65536
 """Atoms of all members predicted at once on other devices, to bound the memory."""
 
 
-def prediction_batch_size(structure: Structure, device: torch.device, members: int = 1) -> int:
+def prediction_batch_size(graphs: SampleGraphs, device: torch.device, members: int = 1) -> int:
     """Return how many samples are predicted at once for each of ``members`` members that are processed together."""
     atoms = ATOMS_PREDICTED_ON_CPU if device.type == "cpu" else ATOMS_PREDICTED_ELSEWHERE
-    largest = int(np.diff(structure.atom_offsets).max())
+    largest = int(np.diff(graphs.atom_offsets).max())
     return max(1, atoms // (largest * members))
 
 
@@ -47,7 +47,7 @@ def vector_lanes(device: torch.device) -> int | None:
     return {"AVX512": 16, "AVX2": 8, "SVE256": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
-def check_batch(index: Array, structure: Structure) -> None:
+def check_batch(index: Array, graphs: SampleGraphs) -> None:
     """Check that every member's batch has batch statistics; ``index`` ``[E, B]`` are sample numbers.
 
     Raises
@@ -55,7 +55,7 @@ def check_batch(index: Array, structure: Structure) -> None:
     UserError
         If a member's batch is one sample of one atom.
     """
-    if index.shape[1] < 2 and bool(np.any(structure.atom_offsets[index + 1] - structure.atom_offsets[index] < 2)):
+    if index.shape[1] < 2 and bool(np.any(graphs.atom_offsets[index + 1] - graphs.atom_offsets[index] < 2)):
         raise UserError(
             "a batch of one sample of one atom has no batch statistics; set training.batch_size so that no batch has"
             " one sample, not even the last of an epoch"

@@ -22,8 +22,8 @@ from hydragnn_hpc.sections import Folds
 
 
 @dataclass(frozen=True)
-class Structure:
-    """Sizes and neighbours of all samples; the letters are those of :mod:`hydragnn_hpc.fields`.
+class SampleGraphs:
+    """The graphs of all samples: sizes and neighbours; the letters are those of :mod:`hydragnn_hpc.fields`.
 
     Attributes
     ----------
@@ -50,8 +50,8 @@ class Structure:
     cutoff: float = 0.0
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], cutoff: float) -> Structure:
-        """Return the structure of a data set's arrays, by name (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
+    def of(cls, arrays: Mapping[str, np.ndarray], cutoff: float) -> SampleGraphs:
+        """Return the graphs of a data set's arrays, by name (:mod:`hydragnn_hpc.fields`); ``cutoff`` in bohr."""
         return cls(
             arrays["atom_offsets"],
             arrays["sample_geometry"],
@@ -83,6 +83,9 @@ class Structure:
         return lengths
 
 
+Structure = SampleGraphs  # the earlier name, for code that still uses it
+
+
 @dataclass(frozen=True)
 class TargetReference:
     """The reference that was subtracted from a task's target, and the scale that divided the residual.
@@ -105,7 +108,7 @@ class TrainingData:
 
     Attributes
     ----------
-    structure : Structure
+    graphs : SampleGraphs
     inputs : numpy.ndarray
         ``[A, F0]`` float, scaled node inputs.
     targets : dict
@@ -127,7 +130,7 @@ class TrainingData:
         The average degree of the members whose trunk is taken over; None where there are none.
     """
 
-    structure: Structure
+    graphs: SampleGraphs
     inputs: np.ndarray
     targets: Mapping[str, np.ndarray]
     levels: Mapping[str, Level]
@@ -151,7 +154,7 @@ class TrainingData:
         """Return PNA's mean degree and mean log(degree + 1): the source's, or over the atoms of the training set."""
         if self.source_degree is not None:
             return self.source_degree
-        s = self.structure
+        s = self.graphs
         uses = np.bincount(s.sample_geometry[self.split.train], minlength=len(s.site_offsets) - 1)
         weight = np.repeat(uses, np.diff(s.site_offsets)).astype(np.float64)
         degrees = s.degrees().astype(np.float64)
@@ -180,14 +183,14 @@ def from_staged(staged: StagedData, campaign: Campaign) -> TrainingData:
     if ready:
         referenced = {task.name: ready.references[task.name] for task in required.tasks}
         recipe = Recipe(inputs=ready.inputs, references=referenced)
-    structure = Structure.of(arrays, staged.manifest.neighbours.cutoff_bohr)
+    graphs = SampleGraphs.of(arrays, staged.manifest.neighbours.cutoff_bohr)
     split, resampled = _split(arrays, campaign)
     references = {
         name: TargetReference(arrays[f"reference_{name}"], np.array(fitted.scale))
         for name, fitted in recipe.references.items()
     }
     return TrainingData(
-        structure,
+        graphs,
         arrays["node_inputs"],
         {
             name: arrays[f"residual_{name}" if name in references else f"scaled_{task.field}"]
@@ -245,7 +248,7 @@ def rows_of(data: TrainingData, task: str, samples: np.ndarray) -> np.ndarray:
     """Return a task's rows for these ``samples``: their atoms in order, or the samples themselves."""
     if data.levels[task] == "graph":
         return samples
-    return atoms_of(data.structure.atom_offsets, samples)
+    return atoms_of(data.graphs.atom_offsets, samples)
 
 
 def values_of(data: TrainingData, task: str, samples: np.ndarray) -> np.ndarray:

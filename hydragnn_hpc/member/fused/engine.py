@@ -15,7 +15,7 @@ from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
 from hydragnn_hpc.member.fused.kernels import library, unavailable
 from hydragnn_hpc.member.fused.plan import CBetas, build_plan
 
@@ -57,14 +57,14 @@ class FusedEngine:
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         if reason := unavailable(self.dtype):
             raise UserError(f"the fused engine cannot run here: {reason}; use engine 'torch'")
-        self._shared = data.structure.shared_geometry if shared is None else shared
-        self._structure, self._samples = data.structure, len(data.structure.sample_geometry)
+        self._shared = data.graphs.shared_geometry if shared is None else shared
+        self._graphs, self._samples = data.graphs, len(data.graphs.sample_geometry)
         inputs = self._contiguous(data.inputs)
         targets = {task.name: self._contiguous(data.targets[task.name]) for task in sizes.tasks}
-        self._counts = _counts(data.structure)
+        self._counts = _counts(data.graphs)
         self._library = library(self.dtype.name)
         self.lanes: int | None = self._library.fused_lanes()
-        self._plan = build_plan(sizes, self.layout, data.structure, inputs, targets, shared=self._shared)
+        self._plan = build_plan(sizes, self.layout, data.graphs, inputs, targets, shared=self._shared)
         self._memory = np.empty(0, np.uint8)
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
@@ -76,7 +76,7 @@ class FusedEngine:
             If a shape, dtype or sample number is invalid, or a batch is one sample of one atom: no batch statistics.
         """
         index = self._index(index)
-        check_batch(index, self._structure)
+        check_batch(index, self._graphs)
         members, samples = index.shape
         width = self.layout.parameter_size
         arrays = [
@@ -160,7 +160,7 @@ class FusedEngine:
 
     def _parts(self, index: Array) -> list[Array]:
         """Divide samples into parts that are predicted together."""
-        size = prediction_batch_size(self._structure, self.device)
+        size = prediction_batch_size(self._graphs, self.device)
         return [index[first : first + size] for first in range(0, len(index), size)]
 
     def _contiguous(self, values: Array) -> Array:
@@ -189,10 +189,10 @@ class FusedEngine:
         return ctypes.c_void_p(address + -address % ALIGNMENT)
 
 
-def _counts(structure: Structure) -> tuple[Array, Array]:
+def _counts(graphs: SampleGraphs) -> tuple[Array, Array]:
     """Return the numbers of atoms and of edges of every sample."""
-    edges = np.diff(structure.neighbour_offsets[structure.site_offsets])
-    return np.diff(structure.atom_offsets), edges[structure.sample_geometry]
+    edges = np.diff(graphs.neighbour_offsets[graphs.site_offsets])
+    return np.diff(graphs.atom_offsets), edges[graphs.sample_geometry]
 
 
 def _address(array: Array) -> ctypes.c_void_p:

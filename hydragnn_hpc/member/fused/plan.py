@@ -15,7 +15,7 @@ from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis, gaussians
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import POOLINGS, SCALERS, Array, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 
 LOSSES = ("mse", "mae", "huber", "nll")
 """The losses that the kernels know, in the order of plan.h."""
@@ -105,7 +105,7 @@ class KernelPlan:
         return ctypes.byref(self.c)
 
 
-def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array, Array]:
+def degree_order(graphs: SampleGraphs) -> tuple[Array, Array, Array, Array, Array]:
     """Sort the atoms by degree, so that atoms that share a matrix are adjacent.
 
     Returns
@@ -119,7 +119,7 @@ def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array, Arra
     edge : int64 [m]
         The edge of each entry of ``neighbour``.
     """
-    first, neighbour = (np.asarray(a, np.int64) for a in (structure.neighbour_offsets, structure.neighbours))
+    first, neighbour = (np.asarray(a, np.int64) for a in (graphs.neighbour_offsets, graphs.neighbours))
     degree = np.diff(first)
     order = np.argsort(degree, kind="stable")
     place = np.empty_like(order)
@@ -131,7 +131,7 @@ def degree_order(structure: Structure) -> tuple[Array, Array, Array, Array, Arra
     return order, new_first.astype(np.int32), new_neighbour, np.append(starts, len(order)).astype(np.int64), edge
 
 
-def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def edge_kinds(graphs: SampleGraphs, edge: Array, basis: EdgeBasis, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Group edges by length: edges of one kind share their features.
 
     Returns
@@ -141,7 +141,7 @@ def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dt
     features : dtype [kinds, K + 1]
         Features of each kind, and 1.
     """
-    lengths, kind = np.unique(structure.lengths(edge).astype(dtype), return_inverse=True)
+    lengths, kind = np.unique(graphs.lengths(edge).astype(dtype), return_inverse=True)
     features = basis.of(torch.from_numpy(lengths)).numpy()
     return kind.astype(np.int32), np.concatenate([features, np.ones((len(lengths), 1), dtype)], axis=1)
 
@@ -149,7 +149,7 @@ def edge_kinds(structure: Structure, edge: Array, basis: EdgeBasis, dtype: np.dt
 def build_plan(
     sizes: NetworkSizes,
     layout: ParameterLayout,
-    structure: Structure,
+    graphs: SampleGraphs,
     inputs: Array,
     targets: Mapping[str, Array],
     *,
@@ -161,7 +161,7 @@ def build_plan(
     """
     plan = KernelPlan(CPlan())
     geometry = shared_geometry if shared else varying_geometries
-    arrays = {**geometry(sizes, structure, inputs.dtype), "inputs": inputs}
+    arrays = {**geometry(sizes, graphs, inputs.dtype), "inputs": inputs}
     layers = (CLayer * len(sizes.layers))(*(_layer(sizes, layout, number) for number in range(len(sizes.layers))))
     tasks = (CTask * len(sizes.tasks))(*(_task(plan, sizes, layout, t, targets[t.name]) for t in sizes.tasks))
     c = plan.c
@@ -185,29 +185,29 @@ def build_plan(
     return plan
 
 
-def shared_geometry(sizes: NetworkSizes, structure: Structure, dtype: np.dtype[Any]) -> dict[str, Array]:
+def shared_geometry(sizes: NetworkSizes, graphs: SampleGraphs, dtype: np.dtype[Any]) -> dict[str, Array]:
     """Return the plan's arrays of one geometry that all samples share."""
-    order, first, neighbour, group, edge = degree_order(structure)
+    order, first, neighbour, group, edge = degree_order(graphs)
     scale = degree_scales(np.diff(first)[group[:-1]], sizes.average_degree).astype(dtype)
     arrays = {"order": order, "first": first, "neighbour": neighbour, "group": group, "scale": scale}
     if sizes.edges:
-        arrays["kind"], arrays["basis"] = edge_kinds(structure, edge, sizes.edges, dtype)
+        arrays["kind"], arrays["basis"] = edge_kinds(graphs, edge, sizes.edges, dtype)
     return arrays
 
 
-def varying_geometries(sizes: NetworkSizes, structure: Structure, dtype: np.dtype[Any]) -> dict[str, Array]:
+def varying_geometries(sizes: NetworkSizes, graphs: SampleGraphs, dtype: np.dtype[Any]) -> dict[str, Array]:
     """Return the plan's arrays of samples that differ in geometry; mapped arrays stay mapped."""
-    degrees = np.arange(int(structure.degrees().max(initial=0)) + 1)
+    degrees = np.arange(int(graphs.degrees().max(initial=0)) + 1)
     arrays = {
         "scale": degree_scales(degrees, sizes.average_degree).astype(dtype),
-        "first_row": np.ascontiguousarray(structure.atom_offsets, np.int64),
-        "sample_geometry": np.ascontiguousarray(structure.sample_geometry, np.int32),
-        "first_site": np.ascontiguousarray(structure.site_offsets, np.int64),
-        "first_edge": np.ascontiguousarray(structure.neighbour_offsets, np.int64),
-        "neighbour": np.ascontiguousarray(structure.neighbours, np.int32),
+        "first_row": np.ascontiguousarray(graphs.atom_offsets, np.int64),
+        "sample_geometry": np.ascontiguousarray(graphs.sample_geometry, np.int32),
+        "first_site": np.ascontiguousarray(graphs.site_offsets, np.int64),
+        "first_edge": np.ascontiguousarray(graphs.neighbour_offsets, np.int64),
+        "neighbour": np.ascontiguousarray(graphs.neighbours, np.int32),
     }
     if sizes.edges:
-        arrays["edge_vectors"] = np.ascontiguousarray(structure.edge_vectors, np.float64)
+        arrays["edge_vectors"] = np.ascontiguousarray(graphs.edge_vectors, np.float64)
         centres, _ = gaussians(sizes.edges.number, sizes.edges.cutoff)
         arrays["basis"] = np.append(centres.numpy(), np.zeros(PADDING)).astype(dtype)
     return arrays

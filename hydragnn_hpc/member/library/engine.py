@@ -55,7 +55,7 @@ class LibraryEngine:
         self.layout: ParameterLayout = ModuleLayout.of_module(lambda: LibraryNetwork(sizes, convolution))
         self._with_directions = CONVOLUTIONS[convolution].equivariant
         self._network = LibraryNetwork(sizes, convolution).to(device, dtype)
-        self._structure = data.structure
+        self._graphs = data.graphs
         self._inputs = resident(data.inputs, device, dtype)
         self._targets = {t.name: resident(data.targets[t.name], device, dtype) for t in sizes.tasks}
         self._complete = {name: not bool(values.isnan().any()) for name, values in self._targets.items()}
@@ -66,9 +66,9 @@ class LibraryEngine:
         self._loaded = (0, 0)
         self._padding = torch.zeros(self.layout.parameter_size - used, dtype=dtype, device=device)
         self._shared: SharedGeometry | None = None
-        if data.structure.shared_geometry if shared is None else shared:
+        if data.graphs.shared_geometry if shared is None else shared:
             # Sites in the order of the geometry's rows: by their number of neighbours.
-            self._sites = np.argsort(data.structure.degrees(), kind="stable")
+            self._sites = np.argsort(data.graphs.degrees(), kind="stable")
             self._shared = self._shared_geometry()
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
@@ -79,7 +79,7 @@ class LibraryEngine:
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
-        check_batch(index, self._structure)
+        check_batch(index, self._graphs)
         if not self._network.training:  # visits every module
             self._network.train()
         all_losses = []
@@ -100,7 +100,7 @@ class LibraryEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         self._network.eval()
-        size = prediction_batch_size(self._structure, self.device)
+        size = prediction_batch_size(self._graphs, self.device)
         pieces: list[list[dict[str, Tensor]]] = [[] for _ in range(len(parameters))]
         for first in range(0, len(index), size):
             atoms, graph = self._graph(index[first : first + size])
@@ -142,7 +142,7 @@ class LibraryEngine:
 
     def _graph(self, samples: Array) -> tuple[Tensor, Graph | SharedGeometry]:
         """Return the atoms [N] of ``samples`` [B], in the order of rows, and their graph."""
-        s = self._structure
+        s = self._graphs
         if self._shared:
             return self._to((samples * len(self._sites) + self._sites[:, None]).ravel()), self._shared
         sites = atoms_of(s.site_offsets, s.sample_geometry[samples])
@@ -156,7 +156,7 @@ class LibraryEngine:
         return self._to(atoms_of(s.atom_offsets, samples)), graph
 
     def _shared_geometry(self) -> SharedGeometry:
-        s, place = self._structure, np.argsort(self._sites)
+        s, place = self._graphs, np.argsort(self._sites)
         edges = atoms_of(s.neighbour_offsets, self._sites)
         targets = np.repeat(np.arange(len(place)), s.degrees()[self._sites])
         pairs = self._to(np.stack([place[s.neighbours[edges]], targets]))
@@ -166,9 +166,9 @@ class LibraryEngine:
         """Return lengths [m], directions [m, 3] and features [m, K] of edges; None for those that are not used."""
         if not self.sizes.edges:
             return None, None, None
-        lengths, directions = self._to(self._structure.lengths(edges)).to(self._dtype), None
+        lengths, directions = self._to(self._graphs.lengths(edges)).to(self._dtype), None
         if self._with_directions:
-            directions = self._to(self._structure.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
+            directions = self._to(self._graphs.edge_vectors[edges]).to(self._dtype) / lengths[:, None]
         return lengths, directions, self.sizes.edges.of(lengths)
 
     def _to(self, array: Array) -> Tensor:

@@ -18,7 +18,7 @@ from hydragnn_hpc.dataset.staged.copies import atoms_of
 from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
 from hydragnn_hpc.member.torch_engine.edges import (
     EdgeLists,
@@ -130,7 +130,7 @@ class Batches:
 
     Parameters
     ----------
-    structure : Structure
+    graphs : SampleGraphs
     sizes : NetworkSizes
     device, dtype
         Device on which batches are used, and type of their numbers.
@@ -148,18 +148,18 @@ class Batches:
     """
 
     def __init__(
-        self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int | None
+        self, graphs: SampleGraphs, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int | None
     ) -> None:
-        self._structure, self._device, self._dtype = structure, device, dtype
+        self._graphs, self._device, self._dtype = graphs, device, dtype
         self._room = room
-        self.shared = structure.shared_geometry
+        self.shared = graphs.shared_geometry
         # Padding is represented by one more site, without neighbours.
-        self._degree = np.append(structure.degrees(), 0)
+        self._degree = np.append(graphs.degrees(), 0)
         self.blocks = SCALERS + int(len(self._degree) > 1 and self._degree[:-1].min() == 0)
         self._pool = any(t.level == "graph" for t in sizes.tasks)
-        self._first = self.send(structure.neighbour_offsets)
-        self._neighbours = resident(structure.neighbours, device, torch.int32)
-        self._edges = EdgeRowsBuilder(structure, sizes.edges, device, dtype) if sizes.edges else None
+        self._first = self.send(graphs.neighbour_offsets)
+        self._neighbours = resident(graphs.neighbours, device, torch.int32)
+        self._edges = EdgeRowsBuilder(graphs, sizes.edges, device, dtype) if sizes.edges else None
         self._scales = _scales(self._degree, sizes.average_degree, self.blocks).to(device, dtype)
         self._fixed: dict[tuple[int, int], Fixed] = {}
 
@@ -231,7 +231,7 @@ class Batches:
         return table, make_edge_table(table, edge_rows, slot, self.shared)
 
     def _make_general(self, index: Array) -> Batch:
-        s = self._structure
+        s = self._graphs
         members, samples = index.shape
         flat = index.reshape(-1)
         counts = (s.atom_offsets[flat + 1] - s.atom_offsets[flat]).reshape(members, samples)

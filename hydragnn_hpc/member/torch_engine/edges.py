@@ -15,7 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import Array
-from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.aggregate import (
     Aggregated,
     NeighbourLists,
@@ -49,24 +49,24 @@ class EdgeRowsBuilder:
 
     Parameters
     ----------
-    structure : Structure
+    graphs : SampleGraphs
     basis : EdgeBasis
     device, dtype
         Of the features.
     """
 
-    def __init__(self, structure: Structure, basis: EdgeBasis, device: torch.device, dtype: torch.dtype) -> None:
-        self._basis, self._structure, self._dtype = basis, structure, dtype
+    def __init__(self, graphs: SampleGraphs, basis: EdgeBasis, device: torch.device, dtype: torch.dtype) -> None:
+        self._basis, self._graphs, self._dtype = basis, graphs, dtype
         # On the host vectors stay mapped, and lengths are computed as they are needed.
         self._resident: Tensor | None = None
         if device.type != "cpu":
-            edges = len(structure.edge_vectors)
-            parts = [structure.lengths(slice(at, at + AT_ONCE)) for at in range(0, max(edges, 1), AT_ONCE)]
+            edges = len(graphs.edge_vectors)
+            parts = [graphs.lengths(slice(at, at + AT_ONCE)) for at in range(0, max(edges, 1), AT_ONCE)]
             self._resident = torch.from_numpy(np.concatenate(parts)).to(device, dtype)
 
     def shared(self, edge: Tensor) -> EdgeRows:
         """Return the rows of edges of one geometry; ``edge`` is the number of each."""
-        every = torch.arange(len(self._structure.edge_vectors), device=edge.device)
+        every = torch.arange(len(self._graphs.edge_vectors), device=edge.device)
         return EdgeRows(self._features(every)[None], edge)
 
     def of_members(self, edge: Tensor, member: Tensor, starts: Tensor, most: int) -> EdgeRows:
@@ -95,7 +95,7 @@ class EdgeRowsBuilder:
         if not len(edge):
             return torch.zeros(1, self._basis.number + 1, device=edge.device, dtype=self._dtype)
         if self._resident is None:
-            lengths = torch.from_numpy(self._structure.lengths(edge.numpy())).to(self._dtype)
+            lengths = torch.from_numpy(self._graphs.lengths(edge.numpy())).to(self._dtype)
         else:
             lengths = self._resident[edge]
         features = self._basis.of(lengths)

@@ -63,9 +63,9 @@ class TorchEngine:
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
-        self._structure = data.structure
+        self._graphs = data.graphs
         room = UNLIMITED if self._together or device.type != "cpu" else ROOM_ON_CPU
-        self._batches = Batches(data.structure, sizes, device, dtype, None if self.kernels else room)
+        self._batches = Batches(data.graphs, sizes, device, dtype, None if self.kernels else room)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
@@ -92,7 +92,7 @@ class TorchEngine:
         CaptureError
             If the step cannot be captured: the process must end.
         """
-        check_batch(index, self._structure)
+        check_batch(index, self._graphs)
         if self._together:
             return self._step(parameters, gradients, buffers, index)
         each = [slice(e, e + 1) for e in range(len(index))]
@@ -144,7 +144,7 @@ class TorchEngine:
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
-        size = prediction_batch_size(self._structure, self.device, members)
+        size = prediction_batch_size(self._graphs, self.device, members)
         predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
         for first in range(0, len(index), size):
             batch = self._batches.make(np.tile(index[first : first + size], (members, 1)))

@@ -332,7 +332,7 @@ class StackTraining:
             species=ModelSpecies(**dict(manifest.species), elements=manifest.source.species),
             neighbours=manifest.neighbours,
             ready=self._data.recipe,
-            geometry=self._data.structure.neighbours_key(vectors=sizes.edges is not None),
+            geometry=self._data.graphs.neighbours_key(vectors=sizes.edges is not None),
         )
         return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 

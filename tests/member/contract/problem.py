@@ -16,7 +16,7 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.engine.training_data import Structure, TrainingData
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -55,14 +55,14 @@ def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Adjacency
     return offsets, both[:, 1].astype(np.int32)
 
 
-def with_vectors(structure: Structure) -> Structure:
+def with_vectors(graphs: SampleGraphs) -> SampleGraphs:
     """Add random edge vectors shorter than the cutoff; that of an edge is minus that of its reverse.
 
     They depend on the pair of atoms alone, not on the order of the edges.
     """
-    receiver = np.repeat(np.arange(len(structure.degrees())), structure.degrees())
-    first_site = np.repeat(structure.site_offsets[:-1], np.diff(structure.site_offsets))[receiver]
-    sender = structure.neighbours + first_site
+    receiver = np.repeat(np.arange(len(graphs.degrees())), graphs.degrees())
+    first_site = np.repeat(graphs.site_offsets[:-1], np.diff(graphs.site_offsets))[receiver]
+    sender = graphs.neighbours + first_site
     vectors = np.zeros((len(sender), 3))
     # The reverse of the k-th edge from i to j is the k-th from j to i.
     seen: dict[tuple[int, int], int] = {}
@@ -75,14 +75,14 @@ def with_vectors(structure: Structure) -> Structure:
             drawn[key] = rng.normal(size=3)
             drawn[key] *= rng.uniform(1.0, CUTOFF) / np.linalg.norm(drawn[key])
         vectors[edge] = drawn[key] if i < j or (i == j and k % 2 == 0) else -drawn[key]
-    return dataclasses.replace(structure, edge_vectors=vectors, cutoff=CUTOFF)
+    return dataclasses.replace(graphs, edge_vectors=vectors, cutoff=CUTOFF)
 
 
-def structure_of(geometries: list[Adjacency], which: np.ndarray) -> Structure:
+def graphs_of(geometries: list[Adjacency], which: np.ndarray) -> SampleGraphs:
     """Samples over these geometries; ``which`` [S] is the number of each sample's geometry."""
     atoms = np.array([len(offsets) - 1 for offsets, _ in geometries])
     degrees = np.concatenate([np.diff(offsets) for offsets, _ in geometries])
-    return Structure(
+    return SampleGraphs(
         np.concatenate([[0], np.cumsum(atoms[which])]).astype(np.int64),
         which.astype(np.int32),
         np.concatenate([[0], np.cumsum(atoms)]).astype(np.int64),
@@ -100,12 +100,12 @@ def random_samples(
     spread: float = 0.1,
 ) -> TrainingData:
     """Samples whose inputs are 0 or 1 with a deviation of ``spread``: without it, most neighbours would tie."""
-    structure = structure_of(geometries, np.arange(number) % len(geometries))
-    structure = with_vectors(structure)
-    rows = {"node": int(structure.atom_offsets[-1]), "graph": number}
+    graphs = graphs_of(geometries, np.arange(number) % len(geometries))
+    graphs = with_vectors(graphs)
+    rows = {"node": int(graphs.atom_offsets[-1]), "graph": number}
     values = rng.integers(0, 2, (rows["node"], inputs)) + spread * rng.standard_normal((rows["node"], inputs))
     return TrainingData(
-        structure,
+        graphs,
         values,
         {t.name: rng.standard_normal((rows[t.level], t.width)) for t in tasks},
         {t.name: t.level for t in tasks},
@@ -168,7 +168,7 @@ class Problem:
 
     def index(self, batch: int, seed: int = 0) -> np.ndarray:
         """Sample numbers [E, B], drawn for each member by itself."""
-        rng, number = np.random.default_rng(seed), len(self.data.structure.sample_geometry)
+        rng, number = np.random.default_rng(seed), len(self.data.graphs.sample_geometry)
         return np.stack([rng.permutation(number)[:batch] for _ in range(self.members)])
 
     def stack(self, engine: Engine, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -340,7 +340,7 @@ def test_wider_inputs_and_one_layer(name: str) -> None:
 def test_isolated_atoms(name: str, pairs: int) -> None:
     rng = np.random.default_rng(5)
     problem = Problem(random_samples(rng, [random_neighbours(rng, 6, pairs)]))
-    assert problem.data.structure.degrees().min() == 0
+    assert problem.data.graphs.degrees().min() == 0
     check(problem, name, problem.index(6))
 
 

@@ -42,7 +42,7 @@ def test_tiles_that_cover_a_part_of_the_batch(
     monkeypatch.setattr(operations, "WIDEST", 4)
     rng = np.random.default_rng(3)
     data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]])
-    assert data.structure.degrees().min() == 0
+    assert data.graphs.degrees().min() == 0
     problem = Problem(data, members=2, channels=(5,), edges=EDGES[edges])
     index = problem.index(5)
     plain, fast = (kind(problem.sizes, data, CPU, dtype, together=True) for kind in (TorchEngine, TritonEngine))
@@ -79,8 +79,8 @@ def test_a_step_has_half_the_launches_and_moves_a_fraction_of_the_bytes(case: st
     assert one.counted.launches == two.counted.launches <= 165 < plain.counted.launches
     assert share * one.counted.memory <= plain.counted.memory
     data = cases.make_samples(case)
-    edges = cases.BATCH * int(data.structure.degrees().sum())
-    rows, features = cases.BATCH * len(data.structure.degrees()), (1, *cases.CHANNELS[1:])
+    edges = cases.BATCH * int(data.graphs.degrees().sum())
+    rows, features = cases.BATCH * len(data.graphs.degrees()), (1, *cases.CHANNELS[1:])
     lists = 8 * (edges + 2 * rows)
     # Forward: messages, four aggregates, ties; backward: all of them, four gradients, one result.
     assert one.by_name["aggregate"] == sum(4 * rows * f * (1 + 4 + 1) + lists for f in features)
