@@ -75,7 +75,8 @@ command -v chromium >/dev/null || missing+=(chromium)
 if ((${#missing[@]})) && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "tests/run.sh: installing ${missing[*]}" >&2
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get -qq update && apt-get -qq install -y --no-install-recommends "${missing[@]}"; } >.tests-install.log 2>&1 </dev/null ||
+  { apt-get -qq update && apt-get -qq install -y --no-install-recommends "${missing[@]}"; } \
+    >.tests-install.log 2>&1 </dev/null ||
     echo "tests/run.sh: apt-get could not install them; the log is .tests-install.log" >&2
 fi
 

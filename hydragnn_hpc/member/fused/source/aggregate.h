@@ -21,14 +21,14 @@ typedef struct {
     const int32_t *neighbour, *kind;
     const real *added; /* [kinds][features]; NULL: nothing is added */
     long degree, features;
-} Incoming;
+} Messages;
 
 INLINE vec deviation(vec variance) {
     return where_positive(variance - SMALLEST_VARIANCE, quick_root(variance));
 }
 
 /* `edges` is a literal: whether anything is added. */
-INLINE void aggregate_part(int edges, int U, Incoming in, long f, vec *out) {
+INLINE void aggregate_part(int edges, int U, Messages in, long f, vec *out) {
     vec origin[FEATURES_AT_ONCE], sum[FEATURES_AT_ONCE], square[FEATURES_AT_ONCE];
     vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE];
     real share = (real)1 / in.degree;
@@ -73,7 +73,7 @@ INLINE void aggregate_part(int edges, int U, Incoming in, long f, vec *out) {
     }
 
 /* out[4 * features] of one receiver: mean, minimum, maximum, standard deviation; zeros without neighbours. */
-static void aggregate(Incoming in, vec *out) {
+static void aggregate(Messages in, vec *out) {
     if (in.degree == 0) {
         memset(out, 0, AGGREGATES * in.features * sizeof(vec));
         return;
@@ -88,7 +88,7 @@ static void aggregate(Incoming in, vec *out) {
 #undef PART
 }
 
-INLINE void aggregate_back_part(int edges, int U, Incoming in, long f, const vec *value, const vec *grad, vec *grad_y,
+INLINE void aggregate_back_part(int edges, int U, Messages in, long f, const vec *value, const vec *grad, vec *grad_y,
                                 vec *grad_added) {
     vec low[FEATURES_AT_ONCE], high[FEATURES_AT_ONCE], grad_low[FEATURES_AT_ONCE], grad_high[FEATURES_AT_ONCE];
     vec level[FEATURES_AT_ONCE], slope[FEATURES_AT_ONCE];
@@ -128,7 +128,7 @@ INLINE void aggregate_back_part(int edges, int U, Incoming in, long f, const vec
 
 /* Adds to grad_y of the neighbours, and to grad_added of the edges' kinds, the gradients that follow from `grad`, that
  * of the aggregates `value` of one receiver. */
-static void aggregate_back(Incoming in, const vec *value, const vec *grad, vec *grad_y, vec *grad_added) {
+static void aggregate_back(Messages in, const vec *value, const vec *grad, vec *grad_y, vec *grad_added) {
 #define PART(edges, U) aggregate_back_part(edges, U, in, f, value, grad, grad_y, grad_added)
     for (long f = 0; f < in.features; f += FEATURES_AT_ONCE)
         if (in.added) {

@@ -26,10 +26,10 @@ INLINE long tile_end(const Plan *plan, long place, long group) {
     return end < last ? end : last;
 }
 
-INLINE Incoming incoming(const Plan *plan, const Layer *layer, const ConvolutionMemory *m, long place) {
+INLINE Messages messages(const Plan *plan, const Layer *layer, const ConvolutionMemory *m, long place) {
     long first = plan->first[place], degree = plan->first[place + 1] - first;
     const real *added = m->edges.added ? m->edges.added[layer - plan->layer] : NULL;
-    return (Incoming){m->y, plan->neighbour + first, added ? plan->kind + first : NULL, added, degree, layer->in};
+    return (Messages){m->y, plan->neighbour + first, added ? plan->kind + first : NULL, added, degree, layer->in};
 }
 
 /* Stacked columns [x, 1, mean, min, max, std] of the atoms at places [begin, end). */
@@ -40,7 +40,7 @@ static void stack(const Plan *plan, const Layer *layer, const ConvolutionMemory 
         vec *column = to.data + (i - begin) * to.stride;
         memcpy(column, x + i * in, in * sizeof(vec));
         column[in] = (vec){} + 1;
-        aggregate(incoming(plan, layer, m, i), column + in + 1);
+        aggregate(messages(plan, layer, m, i), column + in + 1);
     }
 }
 
@@ -68,7 +68,7 @@ static void tile_back(const Plan *plan, const Layer *layer, Matrix matrix, const
     for (long t = 0; t < grad.count; t++) {
         const vec *column = m->tile + t * rows;
         if (grad_x) memcpy(grad_x + (place + t) * in, column, in * sizeof(vec));
-        aggregate_back(incoming(plan, layer, m, place + t), stacked.data + t * stacked.stride + in + 1, column + in + 1,
+        aggregate_back(messages(plan, layer, m, place + t), stacked.data + t * stacked.stride + in + 1, column + in + 1,
                        m->grad_y, m->edges.grad_added);
     }
 }

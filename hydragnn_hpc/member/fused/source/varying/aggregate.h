@@ -25,15 +25,15 @@ typedef struct { /* the messages to one receiver: its neighbours' rows of y, plu
     long stride;
     const int32_t *neighbour;
     long degree, features;
-} Messages;
+} RowMessages;
 
-INLINE vec message(int edges, Messages in, long e, long f) {
+INLINE vec message(int edges, RowMessages in, long e, long f) {
     vec value = load_loose(in.y + in.neighbour[e] * in.stride + f);
     if (edges) value += load_loose(in.added + e * in.stride + f);
     return value;
 }
 
-INLINE void gather_part(int edges, int V, Messages in, long f, real *out) {
+INLINE void gather_part(int edges, int V, RowMessages in, long f, real *out) {
     vec origin[VECTORS_AT_ONCE], sum[VECTORS_AT_ONCE], square[VECTORS_AT_ONCE];
     vec low[VECTORS_AT_ONCE], high[VECTORS_AT_ONCE], mean[VECTORS_AT_ONCE];
     real share = (real)1 / in.degree;
@@ -61,7 +61,7 @@ INLINE void gather_part(int edges, int V, Messages in, long f, real *out) {
 }
 
 /* out[4 * features] of one receiver: mean, minimum, maximum, standard deviation; zeros without neighbours. */
-static void gather(Messages in, real *out) {
+static void gather(RowMessages in, real *out) {
     if (in.degree == 0) {
         memset(out, 0, AGGREGATES * in.features * sizeof(real));
         return;
@@ -71,8 +71,8 @@ static void gather(Messages in, real *out) {
 #undef PART
 }
 
-INLINE void gather_back_part(int edges, int V, Messages in, long f, const real *value, const real *grad, real *grad_y,
-                             real *grad_added) {
+INLINE void gather_back_part(int edges, int V, RowMessages in, long f, const real *value, const real *grad,
+                             real *grad_y, real *grad_added) {
     vec low[VECTORS_AT_ONCE], high[VECTORS_AT_ONCE], grad_low[VECTORS_AT_ONCE], grad_high[VECTORS_AT_ONCE];
     vec level[VECTORS_AT_ONCE], slope[VECTORS_AT_ONCE];
     real share = (real)1 / in.degree;
@@ -100,7 +100,7 @@ INLINE void gather_back_part(int edges, int V, Messages in, long f, const real *
 
 /* Adds to grad_y of the neighbours, and writes to grad_added of the edges, the gradients that follow from `grad`, the
  * gradient of one receiver's aggregates `value`. */
-static void gather_back(Messages in, const real *value, const real *grad, real *grad_y, real *grad_added) {
+static void gather_back(RowMessages in, const real *value, const real *grad, real *grad_y, real *grad_added) {
 #define PART(V, f)                                                                          \
     in.added ? gather_back_part(1, V, in, f, value, grad, grad_y, grad_added)               \
              : gather_back_part(0, V, in, f, value, grad, grad_y, grad_added)

@@ -25,14 +25,14 @@ INLINE Rows outputs_of(const Layer *layer, real *data, const int32_t *order) {
     return rows(data, padded(layer->out), order);
 }
 
-INLINE Messages messages(const Plan *plan, const Layer *layer, const Batch *batch, const RowMemory *m, long t) {
+INLINE RowMessages row_messages(const Plan *plan, const Layer *layer, const Batch *batch, const RowMemory *m, long t) {
     long stride = padded(layer->in);
-    return (Messages){.y = m->y + batch->first[batch->owner[t]] * stride,
-                      .added = added_rows(plan, layer, batch, &m->edges, t),
-                      .stride = stride,
-                      .neighbour = batch->neighbour[t],
-                      .degree = batch->degree[t],
-                      .features = layer->in};
+    return (RowMessages){.y = m->y + batch->first[batch->owner[t]] * stride,
+                         .added = added_rows(plan, layer, batch, &m->edges, t),
+                         .stride = stride,
+                         .neighbour = batch->neighbour[t],
+                         .degree = batch->degree[t],
+                         .features = layer->in};
 }
 
 /* Fills y and the stacked rows, whose first `in` columns hold x. */
@@ -47,7 +47,7 @@ static void stack_rows(const Plan *plan, const Layer *layer, const real *paramet
         rows_multiply(m->neighbours, stride, in, in, 0, stacked_of(layer, m->stacked + first * room, NULL),
                       inputs_of(layer, m->y + first * stride), end - first);
         for (long t = first; t < end; t++)
-            gather(messages(plan, layer, batch, m, t), m->stacked + t * room + in + 1);
+            gather(row_messages(plan, layer, batch, m, t), m->stacked + t * room + in + 1);
     }
 }
 
@@ -93,7 +93,7 @@ static void stack_rows_back(const Plan *plan, const Layer *layer, const real *pa
         real *grad_y = m->grad_y + first * stride;
         memset(grad_y, 0, count * stride * sizeof(real));
         for (long t = first; t < first + count; t++) {
-            gather_back(messages(plan, layer, batch, m, t), m->stacked + t * room + in + 1,
+            gather_back(row_messages(plan, layer, batch, m, t), m->stacked + t * room + in + 1,
                         m->grad_stacked + t * room + in + 1, grad_y, m->edges.grad_added);
             added_rows_back(plan, layer, batch, &m->edges, t);
         }
