@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc import sweeps
 from hydragnn_hpc.convolutions import CONVOLUTIONS
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import nearest
 from hydragnn_hpc.sections import (
     SURROUNDINGS,
@@ -22,11 +23,11 @@ from hydragnn_hpc.sections import (
     Launch,
     Model,
     Name,
+    Printable,
     Section,
     SpeciesInput,
     Start,
     Task,
-    Text,
     Training,
     Variant,
 )
@@ -50,7 +51,7 @@ class Campaign(Section):
     """
 
     name: Name
-    dataset: Text
+    dataset: Printable
     inputs: Inputs = (SpeciesInput(name="species"),)
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     sweep: Sweep | None = None
@@ -146,8 +147,8 @@ class Campaign(Section):
             )
         if isinstance(resample, Folds) and self.replicas < resample.folds:
             raise ValueError(
-                f"training.resample.folds={resample.folds}: {self.replicas} replicas would leave folds that none is"
-                f" validated on; set replicas={resample.folds} or more"
+                f"training.resample.folds={resample.folds}: {counted(self.replicas, 'replica')} would leave folds that"
+                f" none is validated on; set replicas={resample.folds} or more"
             )
 
     def _check_halving(self) -> None:

@@ -127,5 +127,8 @@ PROPERTIES = {
 }
 """The targets that LSMS text provides. Energies are per cell."""
 
+PAPER_TASKS = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
+"""The paper's name of each target's task."""
+
 BOHR_IN_ANGSTROM = 0.529177210903  # CODATA 2018
 RYDBERG_IN_EV = 13.605693122994  # CODATA 2018

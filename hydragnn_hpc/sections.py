@@ -29,7 +29,8 @@ NAME = rf"^[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{LONGEST_NAME - 1}}}$"  # names become 
 Name = Annotated[str, Field(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0)]
 _BOOLEAN = "in YAML yes, no, on, off, true and false are booleans; write a number, or a name in quotes"
-Text = Annotated[str, Field(pattern=r"^\P{Cc}+$")]  # without control characters
+Printable = Annotated[str, Field(pattern=r"^\P{Cc}+$")]
+"""Text without control characters."""
 
 
 def as_name(text: str, fallback: str) -> str:
@@ -124,7 +125,7 @@ class Task(Section):
     """
 
     level: Literal["graph", "node"]
-    field: Text
+    field: Printable
     weight: TaskWeight = 1.0
     reference: TaskReference = "none"
     loss: TaskLoss = SquaredLoss(name="mse")
@@ -219,12 +220,12 @@ class Start(Section):
     replaces the optimizer's. ``sha256`` identifies the source (`campaign_hash.source_hash`); a run fills it in.
     """
 
-    folder: Text = Field(alias="from")
+    folder: Printable = Field(alias="from")
     variant: Name
     parts: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
     freeze: tuple[str, ...] = ()
     learning_rate: LearningRate | None = None
-    sha256: Text | None = None
+    sha256: Printable | None = None
 
     @model_serializer(mode="wrap")
     def _by_key(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

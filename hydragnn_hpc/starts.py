@@ -10,6 +10,7 @@ from pathlib import Path
 from hydragnn_hpc import halving, ledger
 from hydragnn_hpc.campaign_hash import source_hash
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.ledger import Frozen, Member, State
 from hydragnn_hpc.paths import CampaignFolder, read_record
@@ -122,7 +123,7 @@ def _check(own: Campaign, start: Start, source: _Source, manifest: Manifest) -> 
     """Check a variant, as a campaign of its own, against its source."""
     if len(source.members) < own.replicas:
         raise UserError(
-            f"it has {len(source.members)} replicas, and {own.replicas} are to start from them; set"
+            f"it has {counted(len(source.members), 'replica')}, and {own.replicas} are to start from them; set"
             f" replicas={len(source.members)} or fewer"
         )
     for member in source.members[: own.replicas]:

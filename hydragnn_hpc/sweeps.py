@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydragnn_hpc.errors import nearest
-from hydragnn_hpc.sections import NAME, Name, Positive, Section, Text
+from hydragnn_hpc.sections import NAME, Name, Positive, Printable, Section
 from hydragnn_hpc.validation import one_line
 
 MOST_POINTS = 20_000
@@ -65,7 +65,7 @@ class Point:
 class Halving(Section):
     """Successive halving: at the epochs ``at``, the share ``keep`` of the points goes on, the others end there."""
 
-    keep: float | Text
+    keep: float | Printable
     at: Annotated[tuple[Positive, ...], Field(min_length=1)]
 
     @property

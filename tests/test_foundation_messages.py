@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydragnn_hpc import logs
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import ExitCode, UserError, nearest
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(n, "node") for n in (0, 1, 2, 1_200)] == ["0 nodes", "1 node", "2 nodes", "1,200 nodes"]
+    assert [counted(n, "geometry", "geometries") for n in (1, 2)] == ["1 geometry", "2 geometries"]
 
 
 @given(st.text())

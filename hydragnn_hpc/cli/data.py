@@ -22,6 +22,7 @@ from hydragnn_hpc.cli.options import (
     parse_cutoff,
     parse_fractions,
 )
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 
 _BOUNDARIES = {"auto": None, "open": False, "periodic": True}
@@ -204,10 +205,11 @@ def split(
     )
     manifest, equivalents = resplit.split(file, out, choice, force)
     show(manifest, out)
-    n_samples, n_test = manifest.sizes["S"], manifest.split[2]
+    classes = counted(equivalents.classes, "symmetry class", "symmetry classes")
+    n_test = manifest.split[2]
     typer.echo(
-        f"{equivalents.classes:,} symmetry classes of {n_samples:,} samples; {equivalents.after:,} of {n_test:,} test"
-        f" samples have an equivalent in the training set ({equivalents.before:,} before)"
+        f"{classes} of {counted(manifest.sizes['S'], 'sample')}; {equivalents.after:,} of {n_test:,} test samples"
+        f" have an equivalent in the training set ({equivalents.before:,} before)"
     )
 
 
@@ -251,7 +253,7 @@ def convert(
     )
     done = conversion.convert(source, out, options, to, force)
     skipped = f", {done.skipped.count:,} skipped" if done.skipped.count else ""
-    typer.echo(f"{out}: {done.count:,} structures as {done.kind}{skipped}")
+    typer.echo(f"{out}: {counted(done.count, 'structure')} as {done.kind}{skipped}")
     for reason in done.skipped.reasons:
         typer.echo(f"skipped: {reason}")
     if done.lost:
@@ -283,7 +285,7 @@ def info(
         if verify:
             check_values(manifest, arrays, file)
         if figure:
-            title = f"{file.name}: {manifest.sizes['S']:,} samples, {manifest.sizes['A']:,} atoms"
+            title = f"{file.name}: {counted(manifest.sizes['S'], 'sample')}, {counted(manifest.sizes['A'], 'atom')}"
             data_figure.save(figure, arrays, manifest.targets, title)
     if as_json:
         content = {**manifest.plain(), "distribution": distribution.model_dump(exclude_unset=True), "verified": verify}

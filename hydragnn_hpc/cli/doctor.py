@@ -16,6 +16,7 @@ import typer
 
 import hydragnn_hpc
 from hydragnn_hpc import commands
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.records.doctor import Adios2Answer, Diagnosis, Finding, MpiAnswer, RankResources
 
 EPILOG = "Example: hydragnn-hpc doctor; in a job: srun hydragnn-hpc doctor"
@@ -140,7 +141,8 @@ def _torch(rank: RankResources) -> Finding:
     answer = rank.torch
     if answer is None:
         return _finding("torch", False, rank.trouble, "install the torch that fits this machine's driver; see envs/")
-    where = f"{answer.visible} {answer.device.type} devices" if answer.visible else "no GPU, training on the CPU"
+    devices = counted(answer.visible, f"{answer.device.type} device")
+    where = devices if answer.visible else "no GPU, training on the CPU"
     return _finding("torch", True, f"{answer.versions['torch']}: {where} ({answer.capability})")
 
 

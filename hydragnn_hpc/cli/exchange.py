@@ -9,6 +9,7 @@ import typer
 
 from hydragnn_hpc.cli.command import App
 from hydragnn_hpc.cli.options import check_new_yaml, length_in_bohr, one_of
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 
 EXPORT_EPILOG = "Example: hydragnn-hpc export runs/quickstart models --to hydragnn --variant HCM"
@@ -104,4 +105,4 @@ def export(
 
     one_of("--to", to, ("hydragnn",))
     names = write(out, folder, variant or [])
-    typer.echo(f"{folder}: {len(names)} models: {', '.join(names[:6])}{', ...' * (len(names) > 6)}")
+    typer.echo(f"{folder}: {counted(len(names), 'model')}: {', '.join(names[:6])}{', ...' * (len(names) > 6)}")

@@ -10,6 +10,7 @@ import typer
 
 from hydragnn_hpc.atomic import write_text
 from hydragnn_hpc.cli.options import check_new_yaml, one_of
+from hydragnn_hpc.counts import counted
 
 EPILOG = "Example: hydragnn-hpc init data/alloy.bp --for speed --out alloy.yaml"
 
@@ -42,11 +43,13 @@ def init(
     name = as_name(dataset.stem, "campaign")
     path = os.path.relpath(dataset.resolve(), output.parent.resolve())
     proposed = proposal.propose(data, name, path, purpose)
-    split, geometries = data.manifest.split, data.summary.geometries
+    split, found = data.manifest.split, data.summary
+    samples, elements = counted(found.samples, "sample"), counted(len(found.elements), "element")
+    geometries = counted(found.geometries, "geometry", "geometries")
     header = (
-        f"Written by 'hydragnn-hpc init --for {purpose}' for {data.summary.samples:,} samples ({split[0]:,} to train,"
-        f" {split[1]:,} to validate, {split[2]:,} to test) of {len(data.summary.elements)} elements on {geometries:,}"
-        " geometries. Change what you like: all keys are listed in jobs/campaigns/example.yaml."
+        f"Written by 'hydragnn-hpc init --for {purpose}' for {samples} ({split[0]:,} to train,"
+        f" {split[1]:,} to validate, {split[2]:,} to test) of {elements} on {geometries}. Change what you like: all"
+        " keys are listed in jobs/campaigns/example.yaml."
     )
     write_text(output, proposed.text(header))
     typer.echo(f"{output}: tasks {', '.join(proposed.content['tasks'])}; next: hydragnn-hpc run {output} runs/{name}")

@@ -19,6 +19,7 @@ from hydragnn_hpc.cli.options import (
     output_stream,
     parse_cell,
 )
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc predict runs/quickstart new.extxyz --variant HCM --out predicted.csv"
@@ -129,4 +130,6 @@ def predict(
         log(line)
     if to is not None:
         counts = ", ".join(f"{e.variant} ({len(e.replicas)})" for e in ensembles)
-        log(f"{to}: {preparation.count - preparation.skipped.count:,} structures, variants (members): {counts}")
+        log(
+            f"{to}: {counted(preparation.count - preparation.skipped.count, 'structure')}, variants (members): {counts}"
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.logs import console, print_line
 
@@ -147,7 +148,9 @@ def _show_report(content: Content, n_files: int) -> None:
     for remark in content.remarks:
         screen.print(f"remark: {remark}", markup=False, highlight=False)
     folder = content.results.folder
-    screen.print(f"{n_files} files in {folder.report}; start with {folder.page}", markup=False, highlight=False)
+    screen.print(
+        f"{counted(n_files, 'file')} in {folder.report}; start with {folder.page}", markup=False, highlight=False
+    )
 
 
 def compare(

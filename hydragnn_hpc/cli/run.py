@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import SAVE_SECONDS, seconds_of
 from hydragnn_hpc.errors import UserError
 
@@ -97,10 +98,12 @@ def _show_plan(plan: RunPlan, out: Path) -> None:
     typer.echo("members    " + ", ".join(f"{n} {state}" for state, n in plan.counts().items()))
     for remark in plan.remarks:
         typer.echo(f"remark     {remark}")
-    ranks = f"{launch.size} ranks x {slots} workers ({launch.launcher or 'no launcher'})"
+    ranks = f"{counted(launch.size, 'rank')} x {counted(slots, 'worker')} ({launch.launcher or 'no launcher'})"
     most = campaign.launch.stack
-    size = "one member, or on GPUs as many as share them evenly," if most == "auto" else f"at most {most} members"
-    typer.echo(f"workers    {ranks}; {len(stacks)} stacks of {size} to train")
+    size = "one member, or on GPUs as many as share them evenly,"
+    if most != "auto":
+        size = f"at most {counted(most, 'member')}"
+    typer.echo(f"workers    {ranks}; {counted(len(stacks), 'stack')} of {size} to train")
     _show_costs(plan, out)
     for number, (variant, replicas) in enumerate(stacks):
         first = f"rank {number % launch.size} first" if number < launch.size * slots else "any free rank"

@@ -20,6 +20,7 @@ from hydragnn_hpc.cli.options import (
     output_stream,
     parse_cell,
 )
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 
 EPILOG = "Example: hydragnn-hpc select runs/quickstart pool.extxyz --variant HCM --task H --number 50 --out next.csv"
@@ -95,4 +96,4 @@ def select(
         writer.writerow((*selection.COLUMNS, *(f"std_{name}" for name in candidates.tasks)))
         writer.writerows(candidates.rows(chosen, scores))
     allowed = ", all that the limits allow" if len(chosen) < number else ""
-    log(f"{len(chosen):,} structures chosen{allowed} of {len(candidates):,}")
+    log(f"{counted(len(chosen), 'structure')} chosen{allowed} of {len(candidates):,}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hydragnn_hpc.atomic import storage_errors, write_text
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import clock, seconds_of
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.logs import print_line
@@ -109,7 +110,8 @@ def submit(
     typer.echo(
         json.dumps(submitted.model_dump(mode="json", exclude={"time"}))
         if as_json
-        else f"job {submitted.id}: {work.members} members on {chosen.nodes} nodes x {machine.ranks_per_node} ranks, "
+        else f"job {submitted.id}: {counted(work.members, 'member')} on {counted(chosen.nodes, 'node')} x "
+        f"{counted(machine.ranks_per_node, 'rank')}, "
         f"{clock(chosen.walltime_seconds)} per job (estimated need: {need})\nscript {folder.job_script}"
     )
     if not is_recorded:

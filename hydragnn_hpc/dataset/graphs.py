@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.imports import without_torch
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM
@@ -228,7 +229,7 @@ def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:
     expected = n**2 * 4 / 3 * math.pi * cutoff**3 / volume
     if expected > _MOST_EDGES:
         raise UserError(
-            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {n} atoms and"
+            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {counted(n, 'atom')} and"
             f" {volume:g} bohr³; check the units of the cutoff and the cell (--cutoff and --cell of data prepare)"
         )
     # A cell's thickness along a vector is the inverse length of the reciprocal one.

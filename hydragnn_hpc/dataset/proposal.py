@@ -24,15 +24,11 @@ from hydragnn_hpc.dataset.remarks.geometries import distances
 from hydragnn_hpc.dataset.remarks.view import DataView
 from hydragnn_hpc.dataset.staged import match
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.fields import PAPER_TASKS
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.summary import DatasetSummary
 
-_NAMES = {
-    "mixing_enthalpy": "H",
-    "charge_transfer": "C",
-    "magnetic_moment": "M",
-    "charge": "Q",
-}
+_NAMES = {**PAPER_TASKS, "charge": "Q"}
 _WIDTH = 116
 _LARGE = 500  # atoms; the electrostatic potential is computed for all pairs
 _REFERENCE_SAMPLES = 19_536  # training samples of the measured recipe

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from hydragnn_hpc import halving, ledger
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ensemble import rungs
 from hydragnn_hpc.ensemble.display import Display, stack_name
@@ -110,7 +111,8 @@ class Controller:
         shown = ", ".join(f"{n} {state}" for state, n in self._plan.counts().items())
         workers = len(self._expected)
         self._display.line(
-            f"campaign {campaign.name}: {self._total} members ({shown}), {left} to train on {workers} workers"
+            f"campaign {campaign.name}: {counted(self._total, 'member')} ({shown}), {left} to train on"
+            f" {counted(workers, 'worker')}"
         )
         for remark in self._plan.remarks:
             self._display.line(f"remark: {remark}")

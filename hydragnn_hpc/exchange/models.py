@@ -13,6 +13,7 @@ from hydragnn_hpc.atomic import new_folder
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash, member_hash
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange import settings
 from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, Key, Keys
@@ -175,7 +176,7 @@ def _facts(
     ranges = _ranges(keys, Key.OUTPUT_RANGES, len(outputs), options.unscaled)
     widths = keys.take_list(Key.OUTPUT_WIDTHS, int, [1] * len(outputs))
     if len(widths) != len(outputs):
-        raise keys.error(Key.OUTPUT_WIDTHS, widths, f"expected {len(outputs)} entries; correct it")
+        raise keys.error(Key.OUTPUT_WIDTHS, widths, f"expected {counted(len(outputs), 'entry', 'entries')}; correct it")
     tasks = {
         name: ModelTask(
             level=task.level, unit=options.units.get(name, ""), label=name.replace("_", " "), width=width,

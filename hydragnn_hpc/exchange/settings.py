@@ -9,10 +9,12 @@ from typing import Any
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.convolutions import CONVOLUTIONS
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.proposal import Proposal
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, TRAINING, HeadKey, Key, Keys, read_json
 from hydragnn_hpc.exchange.unused import name_the_rest, refuse_other_values
+from hydragnn_hpc.fields import PAPER_TASKS
 from hydragnn_hpc.sections import LONGEST_NAME, OPTIMIZERS, as_name
 
 _CONVOLUTIONS = {**{name: name for name in CONVOLUTIONS}, "PAINN": "PaiNN"}
@@ -21,7 +23,6 @@ _POOLINGS = {"mean": "mean", "add": "sum", "max": "max"}
 _LSMS_FIELDS = {("graph", 0): "mixing_enthalpy", ("node", 5): "charge_transfer", ("node", 6): "magnetic_moment"}
 LOSSES = {"mse": "mse", "mae": "mae", "GaussianNLLLoss": "nll"}
 """A campaign's name of each loss, by HydraGNN's."""
-_SHORT = {"mixing_enthalpy": "H", "charge_transfer": "C", "magnetic_moment": "M"}
 _PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)  # names of the proton number
 _SHARED = (
     "HydraGNN's shared graph layers ({n} of width {width}) are the first of the graph-level head here; each graph-level"
@@ -112,7 +113,8 @@ def take_outputs(keys: Keys, features: dict[str, list[str]]) -> list[OutputSetti
         (Key.TASK_WEIGHTS, weights),
     ):
         if len(values) != len(levels):
-            raise keys.error(path, values, f"{len(values)} entries for {len(levels)} outputs; give one for each")
+            count = counted(len(values), "entry", "entries")
+            raise keys.error(path, values, f"{count} for {counted(len(levels), 'output')}; give one for each")
     if any(weight <= 0 for weight in weights):
         raise keys.error(Key.TASK_WEIGHTS, weights, "a task's weight is positive; leave that output out")
     return [OutputSettings(*fields) for fields in zip(names, levels, indices, weights, strict=True)]
@@ -238,10 +240,10 @@ def _tasks(outputs: list[OutputSettings], fields: list[str], loss: str) -> dict[
 
 
 def task_names(fields: list[str]) -> list[str]:
-    """Return the name of a task for each field: short ones for the paper's."""
+    """Return the name of a task for each field: the paper's, or one like the field's."""
     names: list[str] = []
     for field in fields:
-        name = _SHORT.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:LONGEST_NAME] or "output")
+        name = PAPER_TASKS.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:LONGEST_NAME] or "output")
         names.append(name if name not in names else f"{name[: LONGEST_NAME - 4]}_{len(names)}")
     return names
 

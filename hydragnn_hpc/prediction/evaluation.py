@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.read import formats
 from hydragnn_hpc.dataset.read.targets import TargetExtractor, TargetSpec, parse_targets
@@ -142,7 +143,7 @@ class TaskScores:
         if members > 1:
             inside = f", {self._inside / self.count:.1%} calibrated" if calibrated else ""
             parts.append(f"inside the {100 * level:g}% interval: {self._inside_raw / self.count:.1%} raw{inside}")
-        return f"{self.count:,} values, " + "; ".join(parts)
+        return f"{counted(self.count, 'value')}, " + "; ".join(parts)
 
 
 class Evaluation:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import State, now, read_frozen, read_members
 from hydragnn_hpc.logs import print_line
@@ -93,25 +94,37 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
     if late_runs:
         if late_runs < min(LATE_RUNS, runs):
             return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
-        return STOPPED, f"stopped: the set-up left too little time to train in {late_runs} jobs; ask for more time"
+        return (
+            STOPPED,
+            f"stopped: the set-up left too little time to train in {counted(late_runs, 'job')}; ask for more time",
+        )
     if not folder.campaign.exists():
         if code == ExitCode.AGAIN and before.runs >= runs:
-            return STOPPED, f"stopped: the campaign did not start in {runs} runs in a row; see the output above"
+            return (
+                STOPPED,
+                f"stopped: the campaign did not start in {counted(runs, 'run')} in a row; see the output above",
+            )
         return code or STOPPED, "the campaign did not start; see the output above"
     members = read_members(folder, read_frozen(folder).campaign)
     left = sum(m.state in UNFINISHED for m in members)
     if not left:
         failed = sum(m.state is not State.FINISHED for m in members)
-        return (ExitCode.MEMBERS_FAILED, f"done; {_counted(failed)} failed") if failed else (ExitCode.DONE, "done")
+        return (
+            (ExitCode.MEMBERS_FAILED, f"done; {counted(failed, 'member')} failed")
+            if failed
+            else (ExitCode.DONE, "done")
+        )
     if not moved:
-        return STOPPED, f"stopped: {_counted(left)} left, but this run finished no epoch of any; ask for more time"
+        return (
+            STOPPED,
+            f"stopped: {counted(left, 'member')} left, but this run finished no epoch of any; ask for more time",
+        )
     if before.runs >= runs:
-        return STOPPED, f"stopped: {_counted(left)} left after {runs} runs in a row; submit again to continue"
-    return ExitCode.AGAIN, f"{_counted(left)} left; the campaign is run again"
-
-
-def _counted(members: int) -> str:
-    return f"{members:,} member" + "s" * (members != 1)
+        return (
+            STOPPED,
+            f"stopped: {counted(left, 'member')} left after {counted(runs, 'run')} in a row; submit again to continue",
+        )
+    return ExitCode.AGAIN, f"{counted(left, 'member')} left; the campaign is run again"
 
 
 def record(folder: CampaignFolder, answer: str) -> None:

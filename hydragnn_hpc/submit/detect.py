@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.submit import limits
 from hydragnn_hpc.submit.answers import READERS, Nodes, Queue
@@ -58,7 +59,8 @@ def _with_all_queues(site: Site, queues: Sequence[Queue], name: str | None) -> S
     chosen = [profile.limits[0] for profile in fitted]
     directives = fitted[0].directives if first.name else site.directives
     host = socket.gethostname().split(".")[0]
-    about = f"{host}, {site.gpus_per_node} GPUs and {site.cores_per_node} cores per node, as {site.name} reports"
+    gpus, cores = counted(site.gpus_per_node, "GPU"), counted(site.cores_per_node, "core")
+    about = f"{host}, {gpus} and {cores} per node, as {site.name} reports"
     return site.model_copy(update={"name": host, "about": about, "limits": tuple(chosen), "directives": directives})
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from hydragnn_hpc import commands
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.pace import PaceAnswer, PaceQuestion
 from hydragnn_hpc.sections import Variant
@@ -79,8 +80,9 @@ def estimate(campaign: Campaign, manifest: Manifest, site: Site, trial_seconds: 
     pace = pace or _benchmarked(own, manifest, engine_of(own, site))
     atoms, edges = _sizes(manifest)
     n_train, n_validation = _samples(own, manifest)
-    data = f"{n_train} training samples of {atoms:.0f} atoms and {edges:.0f} edges"
-    basis = f"{data}, {own.training.epochs} epochs, the {pace.engine} engine and {speed}"
+    size = f"{counted(round(atoms), 'atom')} and {counted(round(edges), 'edge')}"
+    data = f"{counted(n_train, 'training sample')} of {size}"
+    basis = f"{data}, {counted(own.training.epochs, 'epoch')}, the {pace.engine} engine and {speed}"
     return Estimate(seconds_of(pace, (n_train, n_validation), own.training.epochs, members), basis, _on_gpu(own, site))
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import repeat
 
 from hydragnn_hpc.commands import SilentError, run
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import clock, with_units
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.submit.answers import Nodes, Queue, megabytes, read
@@ -241,21 +242,22 @@ def _check_nodes(site: Site, plan: JobPlan, kinds: Sequence[Nodes], where: str) 
     most_cores, most_gpus = max(n.cores for n in kinds), max(gpus if n.gpus is None else n.gpus for n in kinds)
     if cores > most_cores:
         raise UserError(
-            f"{site.ranks_per_node} ranks of {site.cores_per_rank} cores per node: {where} has nodes of at most "
-            f"{most_cores} cores; lower ranks_per_node or cores_per_rank in the profile of {site.name}"
+            f"{counted(site.ranks_per_node, 'rank')} of {counted(site.cores_per_rank, 'core')} per node: {where} has "
+            f"nodes of at most {counted(most_cores, 'core')}; lower ranks_per_node or cores_per_rank in the profile of "
+            f"{site.name}"
         )
     # At some centres the scheduler does not count GPUs: only what the script asks for matters.
     if not any(re.search(r"gpu|^-g$", word) for word in (*site.directives, *site.launch)):
         gpus = 0
     if gpus > most_gpus:
         raise UserError(
-            f"{gpus} GPUs per node: {where} has nodes of at most {most_gpus} GPUs; lower gpus_per_node in the profile "
-            f"of {site.name}, or choose another --queue"
+            f"{counted(gpus, 'GPU')} per node: {where} has nodes of at most {counted(most_gpus, 'GPU')}; lower "
+            f"gpus_per_node in the profile of {site.name}, or choose another --queue"
         )
     _check_memory(site, kinds, where)
     fitting = sum(n.number for n in kinds if n.cores >= cores and (n.gpus is None or n.gpus >= gpus))
     if plan.nodes > fitting:
-        shape = f"{cores} cores and {gpus} GPUs" if gpus else f"{cores} cores"
+        shape = counted(cores, "core") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         raise UserError(f"nodes {plan.nodes}: {where} has {fitting} of {shape}; ask for fewer with --nodes")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_members
@@ -126,8 +127,8 @@ def make_plan(
     limit = site.limit(nodes, queue, walltime)
     if nodes > max(most, limit.nodes[0]):
         raise UserError(
-            f"--nodes {nodes}: {work.stacks} stacks to train keep at most {most} nodes of {site.ranks_per_node} ranks "
-            f"busy; ask for {most}"
+            f"--nodes {nodes}: {counted(work.stacks, 'stack')} to train can keep at most {counted(most, 'node')} of "
+            f"{counted(site.ranks_per_node, 'rank')} busy; ask for {most}"
         )
     workers = nodes * site.ranks_per_node * campaign.launch.slots_per_device
     estimate = None

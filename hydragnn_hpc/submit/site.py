@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import seconds_of, with_units
 from hydragnn_hpc.errors import UserError, nearest
-from hydragnn_hpc.sections import Positive, Section, Text
+from hydragnn_hpc.sections import Positive, Printable, Section
 from hydragnn_hpc.submit.scheduler import Scheduler, jobs_folder, load_scheduler
 from hydragnn_hpc.validation import one_line
 
@@ -48,7 +49,7 @@ class WithoutGpus(Section):
     """Replacements of a generic profile's ``launch`` and ``directives`` on nodes without GPUs."""
 
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
-    directives: tuple[Text, ...] = ()
+    directives: tuple[Printable, ...] = ()
 
 
 class Site(Section):
@@ -72,7 +73,7 @@ class Site(Section):
     cores_per_rank: Positive
     launch: Annotated[tuple[str, ...], Field(min_length=1)]
     limits: Annotated[tuple[QueueLimit, ...], Field(min_length=1)]
-    directives: tuple[Text, ...] = ()
+    directives: tuple[Printable, ...] = ()
     environment: tuple[str, ...] = ()
     per_rank: tuple[str, ...] = ()
     per_node: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class Site(Section):
     def _fits_its_nodes(self) -> Site:
         if self.ranks_per_node * self.cores_per_rank > self.cores_per_node:
             raise ValueError(
-                f"{self.ranks_per_node} ranks of {self.cores_per_rank} cores do not fit a node of"
+                f"{counted(self.ranks_per_node, 'rank')} of {counted(self.cores_per_rank, 'core')} do not fit a node of"
                 f" {self.cores_per_node}: lower ranks_per_node or cores_per_rank"
             )
         return self
@@ -119,8 +120,8 @@ class Site(Section):
         if not long_enough:
             most = max(limit.seconds for limit in fitting)
             raise UserError(
-                f"--walltime {with_units(walltime)}: {self.name} allows {with_units(most)} on {nodes:,}"
-                f" {'node' if nodes == 1 else 'nodes'}; ask for less; further jobs continue by themselves"
+                f"--walltime {with_units(walltime)}: {self.name} allows {with_units(most)} on"
+                f" {counted(nodes, 'node')}; ask for less; further jobs continue by themselves"
             )
         return long_enough[0]
 

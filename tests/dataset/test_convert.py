@@ -237,6 +237,16 @@ def test_other_structures_need_targets_for_the_columns_of_lsms_text(tmp_path: Pa
         convert(source, tmp_path / "raw2", Options(cutoff=0.0, targets=wrong))
 
 
+@pytest.mark.parametrize(("stated", "lost"), [("train", True), (0, True), (None, False)])
+def test_a_split_that_other_structures_state_is_named_as_lost(tmp_path: Path, stated: object, lost: bool) -> None:
+    made = frames()
+    if stated is not None:
+        made[1].info["split"] = stated
+    source = write(tmp_path / "a.extxyz", made)
+    done = convert(source, tmp_path / "a.bp", Options(cutoff=0.0, targets=parse_targets(["E=graph:energy:eV"])))
+    assert done.lost == ("'split' (data prepare --split-by source keeps it)",) * lost
+
+
 def test_what_cannot_be_converted_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
     """Damage that its reader notices, a value that LSMS text needs, and a name that two structures have."""
     head = "2\nProperties=species:S:1:pos:R:3:q:R:1:m:R:1 name={} energy={}\nCu 0 0 0 29 1\nAu 0 0 {} 79 1\n"

@@ -128,7 +128,7 @@ def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: 
     done = dry_run(tmp_path, site)
     assert done.returncode == 0, done.stderr
     assert time in done.stdout, done.stderr
-    assert f"not measured, but estimated from {samples * 7 // 10} training samples of 32 atoms and 714" in done.stderr
+    assert f"not measured, but estimated from {samples * 7 // 10:,} training samples of 32 atoms and 714" in done.stderr
 
 
 def test_measured_seconds_take_precedence_over_an_estimate(tmp_path: Path) -> None:

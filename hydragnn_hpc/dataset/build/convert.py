@@ -293,6 +293,8 @@ def _to_bp(source: Path, out: Path, options: Options, force: bool) -> Conversion
     keep_split = bool(exported and options.targets)
     raw = sources.read(source, options, folder=store.folder_for(out), keep_split=keep_split)
     raw.end_members = _end_members(exported)
+    if raw.split_dropped:
+        lost.append("'split' (data prepare --split-by source keeps it)")
     manifest = prepare.write_raw(raw, out, options, force)
     return Conversion("bp", manifest.sizes["S"], tuple(lost), raw.skipped)
 

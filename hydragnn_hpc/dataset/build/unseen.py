@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc import compositions
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.features import inputs, residual
 from hydragnn_hpc.dataset.graphs import Geometry, Neighbours, find_neighbours
 from hydragnn_hpc.dataset.read import formats, sources
@@ -203,7 +204,7 @@ class Preparation:
         for line in self._distances.lines().values():
             log(line)
         if self.skipped.count:
-            log(f"{self.skipped.count:,} structures skipped; the first: {self.skipped.reasons[0]}")
+            log(f"{counted(self.skipped.count, 'structure')} skipped; the first: {self.skipped.reasons[0]}")
 
     def _prepared(self, frame: Frame) -> PreparedGeometry:
         """Check a structure, and return its geometry; a new one is prepared first."""

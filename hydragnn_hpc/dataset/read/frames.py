@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hydragnn_hpc.atomic import StorageError
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 
 _COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apart
@@ -132,7 +133,9 @@ class Frame:
                 raise ValueError(f"{self.where}: {name} is {array.dtype} {array.shape}, expected float64 {shape}")
         for key, column in self.columns.items():
             if not isinstance(column, Unreadable) and len(column) != n:
-                raise ValueError(f"{self.where}: column '{key}' has {len(column)} rows for {n} atoms")
+                raise ValueError(
+                    f"{self.where}: column '{key}' has {counted(len(column), 'row')} for {counted(n, 'atom')}"
+                )
 
     @property
     def marked_isolated(self) -> str:

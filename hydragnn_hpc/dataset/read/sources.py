@@ -46,6 +46,8 @@ class RawData:
         The source.
     part : numpy.ndarray or None
         ``[S]`` uint8, each sample's part of the split as the source states it; None where it is not kept.
+    split_dropped : bool
+        Whether the source states a split, in whole or in part, that is not kept.
     end_members : dict
         End members that the source itself states for its mixing enthalpy, by proton number; Ry per atom.
     """
@@ -57,6 +59,7 @@ class RawData:
     form: str
     path: Path
     part: np.ndarray | None = None
+    split_dropped: bool = False
     end_members: derive.EndMembers = field(default_factory=dict)
 
 
@@ -127,6 +130,7 @@ class _Gathering:
         self._extract = targets.TargetExtractor((*specs, _SPLIT) if keep_split else specs)
         self._samples, self._skipped = SampleCollector(folder), Skipped()
         self._isolated = self._lone = 0
+        self._has_split = False
         self._stated: set[int] | None = set() if options.purpose == "train" and options.split_by == "auto" else None
 
     @property
@@ -157,6 +161,7 @@ class _Gathering:
                 find_neighbours(geometry, options.cutoff)
             except UserError as error:
                 raise UserError(f"{frame.where}: {error}") from error
+        self._has_split |= "split" in frame.values
         if options.split_by == parts.SOURCE:
             frame = replace(frame, values={**frame.values, "split": parts.stated_part(frame)})
         self._note_split(frame)
@@ -217,6 +222,7 @@ class _Gathering:
                 parts.check_complete(part, str(self._source))
             complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == len(PARTS)
             raw.part = part.astype(np.uint8) if complete and np.isin(part, range(len(PARTS))).all() else None
+        raw.split_dropped = self._has_split and raw.part is None
         return raw
 
 

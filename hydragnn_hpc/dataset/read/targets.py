@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.read.frames import Frame, Unreadable, WrongOptionError
 from hydragnn_hpc.dataset.read.units import Unit, parse_unit
 from hydragnn_hpc.errors import UserError, nearest
@@ -250,6 +251,8 @@ def _of_atoms(frame: Frame, key: str) -> np.ndarray | None:
         return None
     array = _numbers(raw, key, frame.where)
     if array.ndim == 0 or len(array) != n:
-        count = "1 value" if array.ndim == 0 else f"{len(array)} values"
-        raise UserError(f"{frame.where}: '{key}' has {count} for {n} atoms; a node-level target has one for each atom")
+        count = counted(1 if array.ndim == 0 else len(array), "value")
+        raise UserError(
+            f"{frame.where}: '{key}' has {count} for {counted(n, 'atom')}; a node-level target has one for each atom"
+        )
     return array.reshape(n, -1)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.remarks.view import DataView, Lines
 from hydragnn_hpc.fields import PARTS
 
@@ -31,7 +32,7 @@ def small_parts(data: DataView) -> Lines:
         remedy = "--split-by random" if part in short and split_by != "random" else "more samples"
         asked = f" ({fraction:.0%} of {sum(sizes):,} were requested)" if part in short else ""
         effect = f"errors on it are uncertain by about {1 / math.sqrt(2 * n):.0%}" if n else "it measures no error"
-        yield f"the {part} set has {n:,} samples{asked}: {effect}; use {remedy}", None
+        yield f"the {part} set has {counted(n, 'sample')}{asked}: {effect}; use {remedy}", None
 
 
 def small_compositions(data: DataView) -> Lines:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.atomic import written_whole
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
 from hydragnn_hpc.dataset.store import spool
@@ -126,7 +127,7 @@ def _classes(arrays: dict[str, np.ndarray], manifest: store.Manifest, least: int
     number = len(np.unique(classes[np.asarray(arrays["split"]) < 2]))
     if number < least:
         raise UserError(
-            f"training.resample.folds={least}: the training and validation sets have {number} samples that are not"
+            f"training.resample.folds={least}: the training and validation sets have {counted(number, 'sample')} not"
             f" equivalent by symmetry; set it to {number} or less"
         )
     return classes

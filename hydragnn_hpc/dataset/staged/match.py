@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.store import Manifest
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.sections import Folds
@@ -59,19 +60,21 @@ def _check_training(campaign: Campaign, manifest: Manifest) -> None:
     resample, (n_train, n_validation, _) = campaign.training.resample, manifest.split
     if isinstance(resample, Folds) and resample.folds > n_train + n_validation:
         raise UserError(
-            f"training.resample.folds={resample.folds}: {campaign.dataset} has {n_train + n_validation} samples to"
-            " train and validate on; set fewer folds"
+            f"training.resample.folds={resample.folds}: {campaign.dataset} has"
+            f" {counted(n_train + n_validation, 'sample')} to train and validate on; set fewer folds"
         )
     n_train, _ = campaign.training.split_sizes(n_train, n_validation)
     n_used = campaign.training.trained_on(n_train)
     if n_used > n_train:
         raise UserError(
-            f"training.samples={n_used} is more than the training set of {campaign.dataset} has ({n_train} samples);"
-            " set training.samples=all or less"
+            f"training.samples={n_used} is more than the training set of {campaign.dataset} has"
+            f" ({counted(n_train, 'sample')}); set training.samples=all or less"
         )
     if campaign.training.batch_size > n_used:
         what = (
-            f"the training set of {campaign.dataset} ({n_train} samples)" if n_used == n_train else "training.samples"
+            f"the training set of {campaign.dataset} ({counted(n_train, 'sample')})"
+            if n_used == n_train
+            else "training.samples"
         )
         raise UserError(
             f"training.batch_size={campaign.training.batch_size} is larger than {what}; set"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.report import text
@@ -104,7 +105,7 @@ def _cost_in_a_line(content: Content) -> str:
     each = f"a member of {low} takes {in_words(known[low])}{of_stack}"
     if low != high:
         each = f"a member takes {in_words(known[low])} ({low}) to {in_words(known[high])} ({high}){of_stack}"
-    return f"Cost: {spent} of device time for {len(done):,} members; {each}."
+    return f"Cost: {spent} of device time for {counted(len(done), 'member')}; {each}."
 
 
 def _learned(content: Content) -> Iterator[TextTable]:
@@ -325,7 +326,7 @@ def _failures(content: Content) -> Iterator[TextTable]:
             cells = (attempt.cause, attempt.detail, text.last_line(attempt.last_output))
             shown.append((member.name, member.state.value, *map(text.line, cells), place, text.utc(attempt.time)))
         if member.result and member.state is State.DIVERGED:
-            after = f"after {member.result.epochs} epochs"
+            after = f"after {counted(member.result.epochs, 'epoch')}"
             shown.append((member.name, "diverged", "the loss is no longer finite", after, "", "", ""))
     if shown:
         header = ("member", "state now", "cause", "detail", "last line of output", "where", "when")

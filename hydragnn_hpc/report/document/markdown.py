@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.analysis.claims import PaperClaim
 from hydragnn_hpc.report.analysis.content import Content
@@ -27,7 +28,12 @@ def supplement(content: Content, parts: Sequence[ReportSection]) -> str:
     """Return the whole report as Markdown."""
     results = content.results
     states = ", ".join(f"{n:,} {state}" for state, n in counts(results).items())
-    lines = [f"# {text.markdown(results.campaign.name)}", "", f"{len(results.members):,} members: {states}.", ""]
+    lines = [
+        f"# {text.markdown(results.campaign.name)}",
+        "",
+        f"{counted(len(results.members), 'member')}: {states}.",
+        "",
+    ]
     for part in parts:
         lines += [f"## {text.markdown(part.title)}", ""]
         lines += [f"{text.markdown(paragraph)}\n" for paragraph in part.paragraphs]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.document.body import EVIDENCE_HEADER, ReportSection
 from hydragnn_hpc.report.tables.status import counts
@@ -45,7 +46,7 @@ def page(content: Content, parts: Sequence[ReportSection]) -> str:
     figures = {d.name: embedded(results.folder.figures / f"{d.name}.png") for p in parts for d in p.figures}
     return environment.get_template("index.html.jinja").render(
         campaign=results.campaign,
-        total=len(results.members),
+        total=counted(len(results.members), "member"),
         states=counts(results),
         parts=[_shortened(p) if p.key == "members" else p for p in parts],
         figures=figures,

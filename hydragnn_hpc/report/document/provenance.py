@@ -8,6 +8,7 @@ from typing import Any
 
 import hydragnn_hpc
 from hydragnn_hpc import yaml_files
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.run import RunEnded, RunStarted, RunStopping
 from hydragnn_hpc.report import text
@@ -36,10 +37,10 @@ def provenance(results: Results) -> dict[str, str]:
     for result in trained:
         for package, version in result.versions.items():
             versions.setdefault(package, Counter())[version] += 1
-    facts["versions"] = "; ".join(f"{package} {_counted(count)}" for package, count in sorted(versions.items()))
+    facts["versions"] = "; ".join(f"{package} {_distribution(count)}" for package, count in sorted(versions.items()))
     facts["devices"] = _devices(r.device for r in trained)
-    facts["engines"] = _counted(Counter(r.engine for r in trained))
-    facts["threads per worker"] = _counted(Counter(str(r.threads) for r in trained))
+    facts["engines"] = _distribution(Counter(r.engine for r in trained))
+    facts["threads per worker"] = _distribution(Counter(str(r.threads) for r in trained))
     facts["members per stack"] = f"up to {stacked(results)}"
     facts["hosts"] = _hosts(s.host for r in trained for s in r.sessions)
     facts["written with"] = f"hydragnn_hpc {hydragnn_hpc.__version__}"
@@ -76,7 +77,8 @@ def _devices(devices: Iterable[Device]) -> str:
         if device.uuid:
             known.setdefault(device.label, set()).add(device.uuid)
     return "; ".join(
-        f"{n} members on {f'{len(known[name])} x ' if name in known else ''}{name}" for name, n in names.most_common()
+        f"{counted(n, 'member')} on {f'{len(known[name])} x ' if name in known else ''}{name}"
+        for name, n in names.most_common()
     )
 
 
@@ -87,10 +89,10 @@ def _hosts(names: Iterable[str]) -> str:
     return ", ".join(hosts)
 
 
-def _counted(count: Counter[str]) -> str:
+def _distribution(count: Counter[str]) -> str:
     if len(count) == 1:
         return next(iter(count))
-    return ", ".join(f"{value} ({n} members)" for value, n in count.most_common())
+    return ", ".join(f"{value} ({counted(n, 'member')})" for value, n in count.most_common())
 
 
 def _words(value: Any) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.report.analysis.content import Content
 from hydragnn_hpc.report.figures.style import GREY, PALETTE, Drawing, line_styles, panels, time_unit
 from hydragnn_hpc.report.results import rows
@@ -53,7 +54,7 @@ def draw(content: Content) -> Iterator[Drawing]:
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=8)
     busy = sum(s.ended - s.started for s in distinct)
     share = busy / ((end - begin) * len(workers)) if end > begin else 1.0
-    who = "1 worker was" if len(workers) == 1 else f"{len(workers)} workers were"
+    who = f"{counted(len(workers), 'worker')} {'was' if len(workers) == 1 else 'were'}"
     caption = (
         f"Variants trained by each worker over time. {who} busy {share:.0%} of the time between the first start and"
         " the last end; a stack is one bar."

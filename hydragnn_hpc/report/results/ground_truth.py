@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hydragnn_hpc.compositions import counts_of, fractions_of
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BESIDE_TARGETS, RYDBERG_IN_EV, SOURCE_INDEX, sample_names
 from hydragnn_hpc.report.results.rows import Snapshot
@@ -114,7 +115,7 @@ def read_test_set(snapshot: Snapshot) -> GroundTruth | None:
             f"cannot read {snapshot.folder.test_set}: it lacks {', '.join(missing)}; remove it, and run again"
         )
     targets = {name: _columns(array) for name, array in arrays.items() if name not in BESIDE_TARGETS}
-    source = f"{len(arrays['sample']):,} samples of the test set"
+    source = f"{counted(len(arrays['sample']), 'sample')} of the test set"
     structures = arrays["names"].astype(str), arrays["atomic_numbers"], arrays["atom_offsets"]
     return GroundTruth(source, *structures, targets, arrays.get(SOURCE_INDEX))
 
@@ -144,7 +145,7 @@ def read_data_set(snapshot: Snapshot) -> tuple[GroundTruth | None, str]:
         return None, f"the data set {path} cannot be read here: {error}"
     names = sample_names(arrays)
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
-    source = f"all {len(names):,} samples of the data set"
+    source = f"all {counted(len(names), 'sample')} of the data set"
     return GroundTruth(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
 
 

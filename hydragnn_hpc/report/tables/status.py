@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ledger import State
 from hydragnn_hpc.paths import CampaignFolder
@@ -149,7 +150,7 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     by_state = ", ".join(f"{n:,} {state}" for state, n in status.states.items())
     parts: list[Any] = [
         Text(f"{status.name}  {status.folder}  {status.hash[:12]}", "bold"),
-        Text(f"{status.members:,} {'member' if status.members == 1 else 'members'}: {by_state}"),
+        Text(f"{counted(status.members, 'member')}: {by_state}"),
         Text(_activity(status)),
     ]
     if status.running:
@@ -197,7 +198,7 @@ def _activity(status: CampaignStatus) -> str:
         rate = f"{text.plain(status.members_per_hour, 3)} members per hour"
         left = in_words(status.seconds_left) if status.seconds_left is not None else "not known yet"
         since = f"running since {text.utc(status.started)} UTC"
-        return f"{since} on {len(status.workers)} workers; {rate}; time left: {left}"
+        return f"{since} on {counted(len(status.workers), 'worker')}; {rate}; time left: {left}"
     if status.settled:
         failed = status.states.get(State.FAILED.value, 0)
         again = f"; {failed:,} failed: the same run command retries them" if failed else ""

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from ase.data import atomic_numbers
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats.extxyz_header import SHOWN, numbers, parse_header
 from hydragnn_hpc.dataset.read.frames import Frame, FrameLabel, Unreadable
@@ -219,10 +220,8 @@ def _columns(
     width = sum(count for _, _, count in layout)
     for atom, line in enumerate(words):
         if (properties is not None and len(line) != width) or len(line) < width:
-            expected = width if properties is not None else "4 or more"
-            raise UserError(
-                f"{where}, atom {atom}: {len(line)} columns, expected {expected}; correct the line or Properties"
-            )
+            found, expected = counted(len(line), "column"), width if properties is not None else "4 or more"
+            raise UserError(f"{where}, atom {atom}: {found}, expected {expected}; correct the line or Properties")
     species, positions = (_place(layout, names, where) for names in (_SPECIES, _POSITIONS))
     columns: dict[str, Any] = {}
     z, pos, start = np.zeros(0, np.int32), np.zeros((0, 3)), 0

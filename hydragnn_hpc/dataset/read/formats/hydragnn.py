@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.formats import hydragnn_features as features
 from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
@@ -165,7 +166,7 @@ class _Part:
         extents = np.diff(bounds)
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(y) or (extents < 1).any():
             raise UserError(
-                f"{where}: y_loc {bounds.tolist()} does not divide the {len(y)} values of y; write it again"
+                f"{where}: y_loc {bounds.tolist()} does not divide the {counted(len(y), 'value')} of y; write it again"
             )
         if not self.outputs:
             levels: list[Level] = self.configuration.network.variables.type or [
@@ -173,11 +174,14 @@ class _Part:
             ]
             self.outputs = features.outputs_of(levels, inputs, self.configuration, self.scaling, where)
         if len(extents) != len(self.outputs):
-            raise UserError(f"{where}: has {len(extents)} outputs, but {len(self.outputs)} before; write it again")
+            raise UserError(
+                f"{where}: has {counted(len(extents), 'output')}, but {len(self.outputs)} before; write it again"
+            )
         for output, first, extent in zip(self.outputs, bounds.tolist(), extents.tolist(), strict=False):
             if output.level == "node" and extent % n:
                 raise UserError(
-                    f"{where}: '{output.key}' has {extent} values for {n} atoms; name its level in the configuration"
+                    f"{where}: '{output.key}' has {counted(extent, 'value')} for {counted(n, 'atom')}; name its level"
+                    " in the configuration"
                 )
             shape = (n, -1) if output.level == "node" else (1, -1)
             yield output, y[first : first + extent].reshape(shape)
@@ -251,7 +255,9 @@ def _table(contents: Contents, name: str, count: int, path: str) -> tuple[np.nda
         or counts.min(initial=0) < 0
         or (starts + counts).max(initial=0) > array.shape[axis]
     ):
-        raise UserError(f"{path}: {name} does not hold {count} samples; it is damaged, or was not written by HydraGNN")
+        raise UserError(
+            f"{path}: {name} does not hold {counted(count, 'sample')}; it is damaged, or was not written by HydraGNN"
+        )
     return array, axis, starts, counts
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.read.files import RawFile
 from hydragnn_hpc.dataset.read.fortran import to_float, with_e
 from hydragnn_hpc.dataset.read.frames import LARGEST_Z, Frame
@@ -190,7 +191,7 @@ def _first_bad_line(lines: list[str], where: str) -> str:
         if len(words) != COLUMNS:
             last = number == len(lines) + 1 and len(words) < COLUMNS
             reason = "the file is truncated" if last else "every line must be an atom"
-            return f"{where}, line {number}: {len(words)} columns, expected {COLUMNS}; {reason}"
+            return f"{where}, line {number}: {counted(len(words), 'column')}, expected {COLUMNS}; {reason}"
     return f"{where}: not LSMS text"
 
 
