@@ -80,9 +80,9 @@ class TaskCalibration:
     species: Mapping[int, Scores] = field(default_factory=dict)
 
     @property
-    def largest_level(self) -> float:
-        """The largest level with finite intervals."""
-        return min(scores.largest_level for scores in (self.all_values, *self.species.values()))
+    def fewest(self) -> Scores:
+        """The scores of the fewest structures, which limit the level of all intervals."""
+        return min((self.all_values, *self.species.values()), key=lambda scores: scores.structures)
 
     def widths(self, level: float, spread: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         """Return the half widths of intervals, r times the spread.
@@ -120,11 +120,12 @@ class Calibration:
     why_not: str = ""
     unknown: tuple[str, ...] = ()
 
-    def without(self, level: float) -> str:
+    def remark(self, level: float) -> str:
         """Return a line on tasks without a calibrated interval of a level, and why; empty if all have one."""
         if self.why_not:
             return f"no calibrated intervals: {self.why_not}"
-        few = [f"{task} ({own.all_values.structures})" for task, own in self.tasks.items() if level > own.largest_level]
+        fewest = {task: own.fewest for task, own in self.tasks.items()}
+        few = [f"{task} ({scores.structures})" for task, scores in fewest.items() if level > scores.largest_level]
         lines = []
         if self.unknown:
             lines.append(f"no calibrated intervals of {', '.join(self.unknown)}: the validation set has no known value")
@@ -200,6 +201,7 @@ def check_level(level: float) -> None:
     Raises
     ------
     UserError
+        If it is not.
     """
     if not 0 < level < 1:
         raise UserError(f"level {level:g}: give a number between 0 and 1, such as 0.9")

@@ -126,9 +126,13 @@ def test_missing_values_and_members_that_agree_exactly() -> None:
 def test_tasks_that_are_not_calibrated_are_named() -> None:
     known = TaskCalibration(Scores.of(np.arange(9.0), np.arange(9)))
     found = Calibration({"H": known}, unknown=("C", "M"))
-    assert found.without(0.9) == "no calibrated intervals of C, M: the validation set has no known value"
-    assert found.without(0.99).endswith("; too few structures in the validation set for intervals of level 0.99: H (9)")
-    assert not Calibration({"H": known}).without(0.9)
+    assert found.remark(0.9) == "no calibrated intervals of C, M: the validation set has no known value"
+    assert found.remark(0.99).endswith("; too few structures in the validation set for intervals of level 0.99: H (9)")
+    assert not Calibration({"H": known}).remark(0.9)
+    many = TaskCalibration(
+        Scores.of(np.arange(400.0), np.arange(400)), {26: Scores.of(np.arange(150.0), np.arange(150))}
+    )
+    assert Calibration({"C": many}).remark(0.995).endswith(": C (150)"), "a species has too few"
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -1.0, 90.0, math.nan])

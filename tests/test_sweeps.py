@@ -178,7 +178,7 @@ def test_subsets_are_nested_and_in_proportion(sizes: list[int], seed: int) -> No
 
 def law_of(pairs: list[tuple[int, float]], of: str = "H") -> PowerLaw:
     """Return the law of task H that is fitted to pairs of training samples and errors."""
-    return fit(pairs, "H", of, {})
+    return fit(pairs, "H", of, {}, alone=of != "HM")
 
 
 def planted(rng: np.random.Generator, factor: float, of: str) -> PowerLaw:
@@ -209,6 +209,7 @@ def test_the_share_of_data_that_learning_together_saves() -> None:
     assert saved([alone, together], together) == (pytest.approx(0.75), None)  # alone, 0.025 takes 1,600
     assert saved([alone, together], alone) is None
     assert saved([together], together) is None
+    assert saved([law_of([(100, 0.1), (400, 0.05)], "energy"), together], together) == (pytest.approx(0.75), None)
 
 
 def snapshot_of(campaign: Campaign, folder: Path, replicas: int, survivors: tuple[str, ...] = ()) -> Snapshot:

@@ -57,7 +57,7 @@ class Predictor:
     def remarks(self) -> Iterator[str]:
         """Yield lines: why intervals or distances could not be computed, how many predictions are extrapolations."""
         name = self.ensemble.variant
-        if line := self.ensemble.calibration.without(self.ensemble.level):
+        if line := self.ensemble.calibration.remark(self.ensemble.level):
             yield f"{name}: {line}"
         if self._distance is None:
             yield f"{name}: no distances from the training set: {self._why_no_distance}"

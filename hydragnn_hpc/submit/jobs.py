@@ -12,12 +12,14 @@ from typing import Literal
 from pydantic import ValidationError
 
 from hydragnn_hpc.commands import SilentError, run
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.jobs import LOCAL, SubmittedJob
 from hydragnn_hpc.submit.scheduler import Scheduler, StatusQuery, jobs_folder, load_scheduler
 from hydragnn_hpc.submit.site import Site
 
 PATIENCE_SECONDS = 5
+"""How long a scheduler may take to answer."""
 LATEST = 10
 """Number of latest jobs whose state is requested."""
 
@@ -49,7 +51,7 @@ class JobStatus:
     explanation: str = ""
 
     def line(self) -> str:
-        """Return it as one line of text without control characters."""
+        """Return the status as one line of text without control characters."""
         own = ", ".join(words for words in (self.scheduler_state, self.reason) if words)
         text = f"job {self.id} on {self.site}, submitted {self.submitted[:16].replace('T', ' ')} UTC: {self.state}"
         text += f" ({own})" if own else ""
@@ -68,12 +70,12 @@ def scheduler_entry(site: Site) -> str:
 def read_jobs(folder: CampaignFolder, patience: float = PATIENCE_SECONDS) -> tuple[list[JobStatus], list[str]]:
     """Return the latest jobs of a campaign, oldest first, and remarks, a line each.
 
-    Jobs of a scheduler that is not on this host or does not answer within ``patience`` seconds are ``unknown``; it is
-    asked only once.
+    Jobs of a scheduler that is not on this host or does not answer within ``patience`` seconds are ``unknown``; such a
+    scheduler is asked only once.
     """
     records, remarks = read_records(folder.job_record)
     if len(records) > LATEST:
-        remarks.append(f"{len(records) - LATEST} earlier jobs: {folder.job_record}")
+        remarks.append(f"{counted(len(records) - LATEST, 'earlier job')}: {folder.job_record}")
     silent: dict[str, str] = {}
     # The latest first: it is the most likely to be pending.
     statuses = [_status(job, silent, patience) for job in reversed(records[-LATEST:])]

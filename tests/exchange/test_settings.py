@@ -175,7 +175,7 @@ def test_periodic_lsms_text_needs_a_cell(tmp_path: Path) -> None:
         (f"{NETWORK}hidden_dim", True, "hidden_dim=true: expected a whole number"),
         (f"{NETWORK}hidden_dim", NOTHING, "hidden_dim is missing"),
         (f"{NETWORK}hidden_dim", 0, "hidden_dim=0: expected at least 1"),
-        (f"{NETWORK}task_weights", [1.0], "task_weights=[1.0]: 1 entries for 3 outputs"),
+        (f"{NETWORK}task_weights", [1.0], "task_weights=[1.0]: 1 entry for 3 outputs"),
         (f"{NETWORK}task_weights", [1, 0, 1], "a task's weight is positive"),
         (f"{VARIABLES}input_node_features", [0, 1], "inputs are computed from the structure here"),
         (f"{VARIABLES}type", ["graph", "edge", "node"], "an output is of level graph or node"),

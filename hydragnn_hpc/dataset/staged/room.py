@@ -107,7 +107,8 @@ def _groups(proc: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
                     not controllers or "memory" in mount.options
                 ):
                     # In a container, the mount may begin at the group itself.
-                    inner = Path(group.removeprefix(mount.root if mount.root != "/" else "").lstrip("/"))
+                    path = Path(group)
+                    inner = path.relative_to(mount.root if path.is_relative_to(mount.root) else "/")
                     for folder in (inner, *inner.parents):
                         yield mount.point / folder, _V1 if controllers else _V2
 

@@ -23,6 +23,7 @@ from hydragnn_hpc.dataset.store.spool import chunks
 from hydragnn_hpc.errors import UserError
 
 END = b"end\n"
+"""What the writing process reads after the last array."""
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:

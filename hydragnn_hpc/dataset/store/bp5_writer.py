@@ -15,9 +15,12 @@ from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store.bp5 import END
 from hydragnn_hpc.dataset.store.spool import ranges
 
+_Chunk = tuple[str, tuple[int, ...], slice, np.ndarray]
+"""An array's name and shape, some of its rows, and their values."""
 
-def _received(stream: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]:
-    """Yield (name, shape, slice of rows, values of those rows)."""
+
+def _received(stream: IO[bytes]) -> Iterator[_Chunk]:
+    """Yield the chunks of all arrays."""
     while (header := stream.readline()) != END:
         if not header:
             raise EOFError("the parent process ended")
@@ -30,7 +33,7 @@ def _received(stream: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], slice, 
             yield name, shape, rows, chunk
 
 
-def _write_here(folder: str, received: Iterator[tuple[str, tuple[int, ...], slice, np.ndarray]]) -> None:
+def _write_here(folder: str, received: Iterator[_Chunk]) -> None:
     adios2 = import_adios2()
     io = adios2.Adios().declare_io("write")
     io.set_engine("BP5")

@@ -14,7 +14,7 @@ from hydragnn_hpc.ledger import keeps_checkpoint, now
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
 from hydragnn_hpc.member.engine.training_data import TrainingData
-from hydragnn_hpc.member.training import checkpoint as saved
+from hydragnn_hpc.member.training import checkpoint as checkpoints
 from hydragnn_hpc.member.training.evaluate import MemberEvaluation, ValidationSet, evaluate_member, weights_hash
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
@@ -60,7 +60,7 @@ class StackTraining:
         data: TrainingData,
         engine: Engine,
         train: Train,
-        describe: Callable[[saved.TrainedModel], Mapping[str, np.ndarray] | None] = lambda model: None,
+        describe: Callable[[checkpoints.TrainedModel], Mapping[str, np.ndarray] | None] = lambda model: None,
     ) -> None:
         self._context, self._data, self._engine, self._describe = context, data, engine, describe
         self._attempt, self._claim = train.attempt, train.claim
@@ -74,7 +74,7 @@ class StackTraining:
         self._epochs = self._options.epochs if train.epochs is None else train.epochs
         self._start = self._campaign.start
         self._clips = any(task.loss.outputs > 1 for task in engine.sizes.tasks)
-        self._frozen = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
+        self._frozen_parts = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
         self.engine_changes: list[EngineChanged] = []
@@ -102,7 +102,7 @@ class StackTraining:
         for member in self.members:
             initial = self._initial(member)
             lengths = {name: len(value) for name, value in initial.items()}
-            checkpoint = saved.load(member.files, self._identity(member), lengths, member.log)
+            checkpoint = checkpoints.load(member.files, self._identity(member), lengths, member.log)
             if checkpoint is not None:
                 member.schedule, member.history = checkpoint.schedule, checkpoint.history
                 member.sessions = checkpoint.sessions
@@ -205,7 +205,7 @@ class StackTraining:
         factors = self._optimizer.plan(steps, np.array([m.schedule.rate for m in self.members]))
         weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
         total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
-        frozen = self._frozen.copies(self.parameters, self.buffers)
+        frozen = self._frozen_parts.copies(self.parameters, self.buffers)
         for step in range(steps):
             index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
             losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
@@ -263,7 +263,7 @@ class StackTraining:
         for e, member in enumerate(self.members):
             if member.epoch:
                 self._save(e, member)
-                saved.write_history(member.files, member.history, member.ownership.held)
+                checkpoints.write_history(member.files, member.history, member.ownership.held)
         self._saved_at = time.monotonic()
 
     def _save(self, e: int, member: StackMember) -> None:
@@ -272,8 +272,10 @@ class StackTraining:
         rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
         stacked = dict(zip(_TENSORS, rows, strict=True)) | self._optimizer.state
         tensors = {name: value[e].cpu().clone() for name, value in stacked.items()}
-        checkpoint = saved.Checkpoint(self._identity(member), tensors, member.schedule, member.history, member.sessions)
-        saved.save(member.files, checkpoint, member.ownership.held)
+        checkpoint = checkpoints.Checkpoint(
+            self._identity(member), tensors, member.schedule, member.history, member.sessions
+        )
+        checkpoints.save(member.files, checkpoint, member.ownership.held)
 
     def _close(self, e: int, member: StackMember, reason: Reason, state: EndState) -> None:
         """Evaluate a member that has ended, and write its files."""
@@ -313,15 +315,15 @@ class StackTraining:
         keep_checkpoint = keeps_checkpoint(self._context.frozen.campaign, self.variant, result)
         if keep_checkpoint:
             self._save(e, member)
-        saved.write_history(files, member.history, hold)
+        checkpoints.write_history(files, member.history, hold)
         arrays: dict[Path, Mapping[str, np.ndarray]]
         arrays = {files.predictions: evaluation.test, files.validation: evaluation.validation}
         if features is not None:
             arrays[files.features] = features
-        saved.write_done(files, result, model, arrays, hold)
+        checkpoints.write_done(files, result, model, arrays, hold)
         member.ownership.end(keep_checkpoint)
 
-    def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> saved.TrainedModel:
+    def _model(self, best: tuple[torch.Tensor, torch.Tensor]) -> checkpoints.TrainedModel:
         manifest, sizes, layout = self._context.manifest, self._engine.sizes, self._engine.layout
         named = {**layout.named(best[0]), **layout.named_buffers(best[1])}
         facts = ModelFacts(
@@ -334,7 +336,7 @@ class StackTraining:
             ready=self._data.recipe,
             geometry=self._data.graphs.neighbours_key(vectors=sizes.edges is not None),
         )
-        return saved.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
+        return checkpoints.TrainedModel(facts, {name: value.cpu().clone() for name, value in named.items()})
 
 
 def _described(session: Session) -> str:

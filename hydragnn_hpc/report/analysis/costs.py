@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.report.analysis.statistics import Interval, bootstrap_interval, ratio_interval
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import Snapshot
@@ -72,11 +73,7 @@ def seconds_of(snapshot: Snapshot, variant: str) -> list[float]:
 
 def measured_seconds(snapshot: Snapshot, variant: str) -> list[float]:
     """Return the independently measured training times of a variant, in seconds: one per stack."""
-    stacks: dict[tuple[int, ...], float] = {}
-    for member in snapshot.finished(variant):
-        if member.result:
-            stacks[member.result.stack] = max(stacks.get(member.result.stack, 0.0), member.result.seconds)
-    return list(stacks.values())
+    return _stack_seconds(snapshot.finished(variant))
 
 
 def costs(snapshot: Snapshot) -> list[MultiTaskCost]:
@@ -105,12 +102,8 @@ def device_hours(snapshot: Snapshot, variants: Sequence[str]) -> float:
     A stack's time counts once, and a device that several workers share counts in proportion. Failed attempts record
     no time and are not included.
     """
-    stacks: dict[tuple[str, tuple[int, ...]], float] = {}
-    for member in snapshot.members:
-        if member.variant in variants and member.result:
-            stack = (member.variant, member.result.stack)
-            stacks[stack] = max(stacks.get(stack, 0.0), member.result.seconds)
-    return math.fsum(stacks.values()) / 3600 / snapshot.campaign.launch.slots_per_device
+    seconds = _stack_seconds(m for m in snapshot.members if m.variant in variants)
+    return math.fsum(seconds) / 3600 / snapshot.campaign.launch.slots_per_device
 
 
 def heads(snapshot: Snapshot) -> list[HeadCost]:
@@ -161,6 +154,16 @@ def one_more(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
         for a, b in itertools.permutations(variants, 2)
         if set(a.tasks) < set(b.tasks) and len(b.tasks) == len(a.tasks) + 1
     ]
+
+
+def _stack_seconds(members: Iterable[Member]) -> list[float]:
+    """Return the time of each stack that members with a result were trained in: that of its last member."""
+    stacks: dict[tuple[str, tuple[int, ...]], float] = {}
+    for member in members:
+        if member.result:
+            stack = (member.variant, member.result.stack)
+            stacks[stack] = max(stacks.get(stack, 0.0), member.result.seconds)
+    return list(stacks.values())
 
 
 def _timed(snapshot: Snapshot) -> list[Variant]:

@@ -63,12 +63,14 @@ class PowerLaw:
     ----------
     of, settings : str, mapping
         The variant that its points are of, and their values of the other keys.
+    alone : bool
+        Whether that variant learns this task alone.
     sizes : sequence of int
         Numbers of samples that members were trained on, ascending.
     n : int
         Number of errors that it is fitted to.
     centre : float
-        Mean of the logarithms of their numbers of samples.
+        Mean of the logarithms of the numbers of samples, over the errors.
     centre_stderr, exponent_stderr : float
         Standard errors of the logarithm of the error at the centre, and of the exponent.
     saved, saved_interval : float or None, Interval or None
@@ -78,6 +80,7 @@ class PowerLaw:
     task: str
     of: str
     settings: Mapping[str, Any]
+    alone: bool
     sizes: Sequence[int]
     factor: float
     exponent: float
@@ -170,27 +173,31 @@ def power_laws(snapshot: Snapshot) -> list[PowerLaw]:
     for group in groups.values():
         settings = {key: value for key, value in group[0].settings.items() if key != SAMPLES}
         members = [m for point in group if point.name not in snapshot.ended for m in snapshot.finished(point.name)]
-        for task in snapshot.campaign.variant(group[0].name).tasks:
+        tasks = snapshot.campaign.variant(group[0].name).tasks
+        for task in tasks:
             pairs = [
                 (m.result.train_samples, error)
                 for m in members
                 if m.result and m.result.train_samples and (error := rows.metric(m, task, "rmse"))
             ]
             if len({n for n, _ in pairs}) > 1:
-                laws.append(fit(pairs, task, group[0].of, settings))
+                laws.append(fit(pairs, task, group[0].of, settings, alone=len(tasks) == 1))
     shares = [saved(laws, law) or (None, None) for law in laws]
     return [replace(law, saved=share, saved_interval=bounds) for law, (share, bounds) in zip(laws, shares, strict=True)]
 
 
-def fit(pairs: Sequence[tuple[int, float]], task: str, of: str, settings: Mapping[str, Any]) -> PowerLaw:
+def fit(
+    pairs: Sequence[tuple[int, float]], task: str, of: str, settings: Mapping[str, Any], *, alone: bool
+) -> PowerLaw:
     """Fit a power law to (samples, error) pairs of at least two distinct numbers of samples."""
     x, y = np.log(np.array(pairs, np.float64)).T
     line = stats.linregress(x, y)
-    rest = y - line.intercept - line.slope * x
-    centre_stderr = math.sqrt(float(rest @ rest) / max(len(pairs) - 2, 1) / len(pairs))
+    residuals = y - line.intercept - line.slope * x
+    centre_stderr = math.sqrt(float(residuals @ residuals) / max(len(pairs) - 2, 1) / len(pairs))
     sizes = sorted({n for n, _ in pairs})
     return PowerLaw(
-        task=task, of=of, settings=settings, sizes=sizes, factor=math.exp(line.intercept), exponent=-float(line.slope),
+        task=task, of=of, settings=settings, alone=alone, sizes=sizes,
+        factor=math.exp(line.intercept), exponent=-float(line.slope),
         n=len(pairs), centre=float(x.mean()), centre_stderr=centre_stderr, exponent_stderr=float(line.stderr),
     )  # fmt: skip
 
@@ -199,10 +206,11 @@ def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | No
     """Return the share of samples that learning together saves at the error of its largest training set.
 
     That is 1 - together / alone, and its 95 % interval by propagation of the errors of both fits; no interval with
-    fewer than three sizes. None for a task learned alone, and where no law of the task alone has the same settings.
+    fewer than three sizes. None for a task learned alone, where no law of the task alone has the same settings, and
+    where alone no number of samples gives that error.
     """
-    alone = next((o for o in laws if o.task == law.task and o.of == law.task and o.settings == law.settings), None)
-    if alone is None or alone is law:
+    alone = next((o for o in laws if o.alone and o.task == law.task and o.settings == law.settings), None)
+    if alone is None or law.alone:
         return None
     most = law.sizes[-1]
     needed = alone.samples(law.rmse_at_most)

@@ -206,8 +206,8 @@ def _edges(snapshot: Snapshot, task: str, test_set: GroundTruth) -> HistogramEdg
     largest = max(rows.metrics(finished, task, "rmse_unit"), default=0.0)
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     reach = RANGE_IN_RMSE * largest or 0.05 * (high - low) or 1.0
-    cells = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one bin is centred
-    errors = np.linspace(-reach, reach, cells + 1)
+    bins = min(ERROR_BINS, 2 * int(np.sqrt(np.isfinite(truth).sum()) / 2) + 11)  # odd: one bin is centred
+    errors = np.linspace(-reach, reach, bins + 1)
     return HistogramEdges(errors, np.linspace(low - reach, high + reach, PARITY_BINS + 1))
 
 

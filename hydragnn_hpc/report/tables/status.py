@@ -96,7 +96,7 @@ class CampaignStatus:
     def plain(self) -> dict[str, Any]:
         """Return the status as plain data, for JSON."""
         workers = [w.model_dump(mode="json") for w in self.workers]
-        running = {name: at.model_dump(mode="json") for name, at in self.running.items()}
+        running = {name: member.model_dump(mode="json") for name, member in self.running.items()}
         return {**asdict(self), "workers": workers, "running": running, "settled": self.settled}
 
 
@@ -211,9 +211,9 @@ def _activity(status: CampaignStatus) -> str:
 
 def _running_table(status: CampaignStatus) -> TextTable:
     shown = []
-    for name, at in list(status.running.items())[:SHOWN]:
-        place = f"{at.host} rank {at.rank} slot {at.slot}"
-        shown.append((name, str(at.epoch), text.scientific(at.validation_loss), place))
+    for name, member in list(status.running.items())[:SHOWN]:
+        place = f"{member.host} rank {member.rank} slot {member.slot}"
+        shown.append((name, str(member.epoch), text.scientific(member.validation_loss), place))
     return TextTable("Running", ("member", "epoch", "validation loss", "where"), shown, _more(len(status.running)))
 
 

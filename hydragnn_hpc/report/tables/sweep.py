@@ -156,6 +156,7 @@ def _keys(snapshot: Snapshot, of: PointResult | PowerLaw) -> list[str]:
 
 
 def _plain(value: Any) -> str | int | float:
+    """Return a setting's value as a cell: a list, or a section with several keys, as its values."""
     if value is None:
         return "none"
     if isinstance(value, dict):

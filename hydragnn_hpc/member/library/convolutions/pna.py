@@ -11,8 +11,8 @@ from torch_geometric.nn import PNAConv
 
 from hydragnn_hpc.member.library.convolutions import Graph, LayerSizes
 
-AGGREGATORS = ["mean", "min", "max", "std"]
-SCALERS = ["identity", "amplification", "attenuation", "linear"]
+_AGGREGATORS = ["mean", "min", "max", "std"]
+_SCALERS = ["identity", "amplification", "attenuation", "linear"]
 
 
 class Layer(nn.Module):
@@ -20,8 +20,9 @@ class Layer(nn.Module):
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
-        some = torch.tensor([0, 1])  # a degree histogram; the averages from it are replaced
-        self.conv = PNAConv(sizes.fan_in, sizes.out, AGGREGATORS, SCALERS, some, edge_dim=sizes.edge_features or None)
+        degrees = torch.tensor([0, 1])  # any histogram of degrees: the averages from it are replaced
+        edge_dim = sizes.edge_features or None
+        self.conv = PNAConv(sizes.fan_in, sizes.out, _AGGREGATORS, _SCALERS, degrees, edge_dim=edge_dim)
         linear, logarithmic = sizes.average_degree
         self.conv.aggr_module.avg_deg_lin.fill_(linear)
         self.conv.aggr_module.avg_deg_log.fill_(logarithmic)
