@@ -101,14 +101,16 @@ def waits(device: torch.device) -> str:
 
 def memory(device: torch.device) -> str:
     """Memory does not grow from epoch to epoch, and shrinks with the stack."""
-    only_cuda(device)
+    if device.type == "cpu":
+        raise NotRunError("not on cpu")
+    module = torch.get_device_module(device)
     for name in PROBLEMS:
         stack, used = Stack(PROBLEMS[name], device, STACKS[0]), []
         for members in STACKS:
             stack.keep(members)
             stack.epoch(stack.plan())
-            torch.cuda.synchronize()
-            used.append(torch.cuda.memory_allocated())
+            module.synchronize()
+            used.append(module.memory_allocated())
         if not (used[1] <= used[0] and used[2] < used[0]):
             raise AssertionError(f"{name}: {used} bytes after epochs of {STACKS} members")
         del stack
