@@ -127,11 +127,11 @@ def test_contradictions_and_odd_distances_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text(text)
     found = remarks_of(prepare(tmp_path / "a.xyz", tmp_path / "x.bp", options))
     assert (
-        "1 samples have the species and sites of another" in found["contradictions"]
+        "1 sample with the species and sites of another" in found["contradictions"]
         and "a.xyz@8 repeats a.xyz@0" in found["contradictions"]
     )
     assert "two atoms of a.xyz@9 are 0.567 bohr apart" in found["close-atoms"]
-    assert "2 atoms have no neighbour within 7 bohr" in found["no-neighbours"]
+    assert "2 atoms without a neighbour within 7 bohr" in found["no-neighbours"]
 
 
 def test_a_repeat_with_a_value_is_kept_before_one_without(tmp_path: Path) -> None:

@@ -158,5 +158,5 @@ def test_many_descriptors(small: Path, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path) -> None:
     done = run(small / "campaign.yaml", tmp_path / "out", "--dry-run", ranks=2)
     assert done.returncode == 0
-    assert "6 waiting" in done.stdout and "2 ranks x 1 workers" in done.stdout
+    assert "6 waiting" in done.stdout and "2 ranks x 1 worker (" in done.stdout
     assert not (tmp_path / "out").exists()

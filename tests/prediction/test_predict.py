@@ -129,7 +129,7 @@ def test_rows_are_in_the_files_order_and_say_which_structure_they_are_of(fept: P
     found = called(fept, "predict", "out", "named.xyz", *options)
     assert (
         found.returncode == 0
-        and "1 structures skipped" in found.stderr
+        and "1 structure skipped" in found.stderr
         and "named.xyz, frame 1: holds Cu" in found.stderr
     )
     rows = list(csv.DictReader((fept / "named.csv").open()))

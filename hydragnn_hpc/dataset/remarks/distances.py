@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.graphs import Neighbours
 
 _CLOSE = 1.0  # bohr; the shortest bond, in H2, has 1.4
@@ -35,7 +36,7 @@ class DistanceCheck:
             )
         if self._isolated:
             lines["no-neighbours"] = (
-                f"{self._isolated:,} atoms have no neighbour within {self._cutoff:g} bohr: check the unit of positions"
-                " and the cutoff"
+                f"{counted(self._isolated, 'atom')} without a neighbour within {self._cutoff:g} bohr: check the unit"
+                " of positions and the cutoff"
             )
         return lines

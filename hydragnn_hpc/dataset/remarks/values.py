@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hydragnn_hpc.compositions import fractions_of
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.read.units import is_energy
 from hydragnn_hpc.dataset.remarks import outliers
 from hydragnn_hpc.dataset.remarks.view import DataView, Lines
@@ -131,7 +132,7 @@ def contradictions(data: DataView) -> Lines:
     pairs = data.read.contradictions if data.read else []
     if pairs:
         line = (
-            f"{len(pairs):,} samples have the species and sites of another sample, but different target values (for"
-            f" example, {pairs[0][0]} repeats {pairs[0][1]}): only the first of each is kept; check which is right"
+            f"{counted(len(pairs), 'sample')} with the species and sites of another sample, but different target values"
+            f" (for example, {pairs[0][0]} repeats {pairs[0][1]}): only the first of each is kept; check which is right"
         )
         yield line, None
