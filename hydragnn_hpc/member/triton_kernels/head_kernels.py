@@ -84,21 +84,23 @@ def count_known(
 
 
 @triton.jit
-def product(blocks, weight, bias, first, end, WIDTH: tl.constexpr, SIZES: tl.constexpr):
-    """WIDTH inputs times rows ``first`` .. ``end`` - 1 of a weight [.., WIDTH], plus bias: in blocks of SIZES.
+def product(
+    blocks, weight, bias, FIRST: tl.constexpr, END: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """WIDTH inputs times rows FIRST .. END - 1 of a weight [.., WIDTH], plus bias: blocks of SIZE.
 
     A block of inputs is multiplied with all that it must be before the next: the layout of a factor needs registers.
     """
     totals = ()
-    for i in tl.static_range(len(SIZES)):
-        out = tl.arange(0, SIZES[i]) + first + i * BLOCK
-        zero = tl.zeros((blocks[0].shape[0], SIZES[i]), blocks[0].dtype)
-        totals = totals + (zero + tl.load(bias + out, out < end, 0.0)[None, :],)
+    for first in tl.static_range(FIRST, END, SIZE):
+        out = tl.arange(0, SIZE) + first
+        zero = tl.zeros((blocks[0].shape[0], SIZE), blocks[0].dtype)
+        totals = totals + (zero + tl.load(bias + out, out < END, 0.0)[None, :],)
     for j in tl.static_range(len(blocks)):
         added = ()
-        for i in tl.static_range(len(SIZES)):
-            out, column = tl.arange(0, SIZES[i]) + first + i * BLOCK, tl.arange(0, BLOCK) + j * BLOCK
-            inside = (column < WIDTH)[:, None] & (out < end)[None, :]
+        for i in tl.static_range(len(totals)):
+            out, column = tl.arange(0, SIZE) + FIRST + i * SIZE, tl.arange(0, BLOCK) + j * BLOCK
+            inside = (column < WIDTH)[:, None] & (out < END)[None, :]
             matrix = tl.load(weight + column[:, None] + out[None, :] * WIDTH, inside, 0.0)
             added = added + (tl.dot(blocks[j], matrix, totals[i], input_precision="ieee", out_dtype=matrix.dtype),)
         totals = added
@@ -130,11 +132,8 @@ def zeros(ROWS: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr):
 
 
 @triton.jit
-def activations(features, inside, parameters, offsets, WIDTHS: tl.constexpr, SIZES: tl.constexpr):
-    """Blocks of a tile's inputs and of the outputs of each hidden layer; ``features`` [ROWS, 1] points to the rows.
-
-    SIZES are the widths of the blocks of each layer.
-    """
+def activations(features, inside, parameters, offsets, WIDTHS: tl.constexpr):
+    """Blocks of a tile's inputs and of the outputs of each hidden layer; ``features`` [ROWS, 1] points to the rows."""
     blocks = ()
     for first in tl.static_range(0, WIDTHS[0], BLOCK):
         column = tl.arange(0, BLOCK)[None, :] + first
@@ -142,7 +141,7 @@ def activations(features, inside, parameters, offsets, WIDTHS: tl.constexpr, SIZ
     layers = (blocks,)
     for k in tl.static_range(len(WIDTHS) - 2):
         weight, bias = parameters + tl.load(offsets + 2 * k), parameters + tl.load(offsets + 2 * k + 1)
-        linear = product(layers[k], weight, bias, 0, WIDTHS[k + 1], WIDTHS[k], SIZES[k + 1])
+        linear = product(layers[k], weight, bias, 0, WIDTHS[k + 1], WIDTHS[k], BLOCK)
         hidden = ()
         for i in tl.static_range(len(linear)):
             hidden = hidden + (larger(linear[i], 0.0),)
@@ -180,7 +179,7 @@ def store_blocks(to, blocks, inside, WIDTH: tl.constexpr):
 @triton.jit
 def train_head(
     features, inside, target, number, factor, parameters, offsets, kept, partial, gradient,
-    WIDTHS: tl.constexpr, SIZES: tl.constexpr, D: tl.constexpr, LOSS: tl.constexpr, DELTA: tl.constexpr,
+    WIDTHS: tl.constexpr, D: tl.constexpr, LOSS: tl.constexpr, DELTA: tl.constexpr,
     LAST: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One head: store what it keeps and its share of the loss; add to the blocks of the ``gradient`` of the inputs.
@@ -189,7 +188,7 @@ def train_head(
     task's weight over it.
     """
     HIDDEN: tl.constexpr = len(WIDTHS) - 2
-    layers = activations(features, inside, parameters, offsets, WIDTHS, SIZES)
+    layers = activations(features, inside, parameters, offsets, WIDTHS)
     at = kept
     for k in tl.static_range(1, HIDDEN + 1):
         store_blocks(at, layers[k], inside, WIDTHS[k])
@@ -200,12 +199,12 @@ def train_head(
     bias = parameters + tl.load(offsets + 2 * HIDDEN + 1)
     column = tl.arange(0, LAST)[None, :]
     valid = inside[:, None] & (column < D)
-    mean = product(layers[HIDDEN], weight, bias, 0, D, WIDTHS[HIDDEN], (LAST,))[0]
+    mean = product(layers[HIDDEN], weight, bias, 0, D, WIDTHS[HIDDEN], LAST)[0]
     truth = tl.load(target + column, valid, 0.0)
     known = valid & (truth == truth)
     difference, noise = tl.where(known, mean - truth, 0.0), 1.0
     if LOSS == "nll":
-        noise = tl.where(known, product(layers[HIDDEN], weight, bias, D, 2 * D, WIDTHS[HIDDEN], (LAST,))[0], 1.0)
+        noise = tl.where(known, product(layers[HIDDEN], weight, bias, D, 2 * D, WIDTHS[HIDDEN], LAST)[0], 1.0)
     value, by_mean, by_noise = loss_of(difference, noise, LOSS, DELTA)
     tl.store(partial, tl.sum(tl.sum(tl.where(known, value, 0.0), 1), 0) / number)
     by_mean = tl.where(known, by_mean * factor, 0.0)
@@ -233,7 +232,7 @@ def train_head(
 @triton.jit
 def train_heads(
     features, index, count, targets, known, parameters, offsets, weights, ties, kept, partial, out, rows, size, tiles,
-    TASKS: tl.constexpr, WIDTHS: tl.constexpr, SIZES: tl.constexpr, KEPT: tl.constexpr, D: tl.constexpr,
+    TASKS: tl.constexpr, WIDTHS: tl.constexpr, KEPT: tl.constexpr, D: tl.constexpr,
     LOSS: tl.constexpr, DELTA: tl.constexpr, LAST: tl.constexpr, NODE: tl.constexpr, MISSING: tl.constexpr,
     ADD: tl.constexpr, TIES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -256,7 +255,7 @@ def train_heads(
         gradient = train_head(
             features + at, inside, target + task * D, number, tl.load(weights + task) / number, parameters,
             offsets + task * (2 * (len(WIDTHS) - 1)), kept + (pair * rows + row)[:, None] * KEPT,
-            partial + pair * tiles + tile, gradient, WIDTHS, SIZES, D, LOSS, DELTA, LAST, ROWS,
+            partial + pair * tiles + tile, gradient, WIDTHS, D, LOSS, DELTA, LAST, ROWS,
         )  # fmt: skip
     for k in tl.static_range(len(gradient)):
         column = tl.arange(0, BLOCK)[None, :] + k * BLOCK
@@ -317,7 +316,7 @@ def weights_back(
 @triton.jit
 def predict_heads(
     features, count, parameters, offsets, out, rows, size, TASKS: tl.constexpr, WIDTHS: tl.constexpr,
-    SIZES: tl.constexpr, LAST: tl.constexpr, NODE: tl.constexpr, ROWS: tl.constexpr,
+    LAST: tl.constexpr, NODE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Values of a group of heads for a tile of rows, ``out`` [members, rows, TASKS * outputs]; zeros in padding."""
     member = tl.program_id(1).to(tl.int64)
@@ -331,9 +330,9 @@ def predict_heads(
     parameters += member * size
     for task in tl.range(TASKS, disable_licm=True):
         own = offsets + task * (2 * HIDDEN + 2)
-        layers = activations(features, inside, parameters, own, WIDTHS, SIZES)
+        layers = activations(features, inside, parameters, own, WIDTHS)
         weight, bias = parameters + tl.load(own + 2 * HIDDEN), parameters + tl.load(own + 2 * HIDDEN + 1)
-        value = product(layers[HIDDEN], weight, bias, 0, OUTPUTS, WIDTHS[HIDDEN], (LAST,))[0]
+        value = product(layers[HIDDEN], weight, bias, 0, OUTPUTS, WIDTHS[HIDDEN], LAST)[0]
         tl.store(
             out + task * OUTPUTS + column,
             tl.where(inside[:, None], value, 0.0),

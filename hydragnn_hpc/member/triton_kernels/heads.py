@@ -25,6 +25,12 @@ INTERPRETED_ROWS = 256
 BLOCK = int(kernels.BLOCK.value)
 OUT, IN = 16, 32
 """Shape of a tile of a weight's gradient."""
+SUMMED = 64
+"""Rows that such a tile is summed over at once."""
+COUNTED = 512
+"""Rows whose known values are counted at once."""
+POOLED = 512
+"""Features that are pooled at once."""
 WIDEST = 128
 LOSSES = ("mse", "mae", "huber", "nll")
 """Those of `hydragnn_hpc.member.engine.losses` that the kernels have."""
@@ -45,11 +51,6 @@ def tile_rows(like: Tensor) -> int:
     return INTERPRETED_ROWS if like.device.type == "cpu" else ROWS
 
 
-def block_sizes(widths: list[int]) -> tuple[tuple[int, ...], ...]:
-    """Return the widths of the blocks of each layer."""
-    return tuple((BLOCK,) * triton.cdiv(width, BLOCK) for width in widths)
-
-
 def last_block(width: int) -> int:
     """Return the width of the only block of a last layer."""
     return int(max(BLOCK, triton.next_power_of_2(width)))
@@ -66,7 +67,7 @@ def pool_samples(
     columns = triton.next_power_of_2(width)
     kernels.pool_samples[(samples, members)](
         features, start, length, pooled, ties, features.shape[1], samples, stride, WIDTH=width, HOW=how,
-        TIES=ties is not None, ATOMS=max(1, 512 // columns), COLUMNS=columns,
+        TIES=ties is not None, ATOMS=max(1, POOLED // columns), COLUMNS=columns,
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def pool_samples(
 def count_known(targets: Tensor, index: Tensor, count: Tensor, width: int, node: bool, known: Tensor) -> None:
     members, tasks = known.shape
     kernels.count_known[(tasks, members)](
-        targets, index, count, known, index.shape[1], TASKS=tasks, D=width, NODE=node, ROWS=512
+        targets, index, count, known, index.shape[1], TASKS=tasks, D=width, NODE=node, ROWS=COUNTED
     )
 
 
@@ -92,7 +93,7 @@ def train_heads(
     width = targets.shape[1] // tasks
     kernels.train_heads[(tiles, members)](
         features, index, count, targets, known, parameters, offsets, weights, ties, kept, partial, out,
-        features.shape[1], parameters.shape[1], tiles, TASKS=tasks, WIDTHS=tuple(widths), SIZES=block_sizes(widths),
+        features.shape[1], parameters.shape[1], tiles, TASKS=tasks, WIDTHS=tuple(widths),
         KEPT=kept.shape[3], D=width, LOSS=loss, DELTA=delta, LAST=last_block(width), NODE=node,
         MISSING=known is not None, ADD=add, TIES=ties is not None, ROWS=tile_rows(features), num_stages=1,
     )  # fmt: skip
@@ -109,7 +110,7 @@ def weights_back(
     members, tasks, rows, columns = kept.shape
     kernels.weights_back[(len(plan), members)](
         features, kept, count, plan, partial, gradients, losses, rows, gradients.shape[1], partial.shape[2],
-        losses.shape[1], TASKS=tasks, WIDTH=features.shape[2], KEPT=columns, NODE=node, ROWS=64, OUT=OUT, IN=IN,
+        losses.shape[1], TASKS=tasks, WIDTH=features.shape[2], KEPT=columns, NODE=node, ROWS=SUMMED, OUT=OUT, IN=IN,
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def predict_heads(
     members, rows, values = out.shape
     kernels.predict_heads[(triton.cdiv(rows, tile_rows(features)), members)](
         features, count, parameters, offsets, out, rows, parameters.shape[1], TASKS=values // widths[-1],
-        WIDTHS=tuple(widths), SIZES=block_sizes(widths), LAST=last_block(widths[-1]),
+        WIDTHS=tuple(widths), LAST=last_block(widths[-1]),
         NODE=node, ROWS=tile_rows(features), num_stages=1,
     )  # fmt: skip
 

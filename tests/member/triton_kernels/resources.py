@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hydragnn_hpc.member.triton_kernels import kernels, operations
+from hydragnn_hpc.member.triton_kernels import head_kernels, heads, kernels, operations
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
@@ -27,6 +27,25 @@ TARGETS = {
 INTEGERS = {"neighbours", "receivers", "senders", "edge_rows", "first", "degree"}
 LISTS = {"EDGES": True, "TRAINING": True, "ROWS": operations.TILE // operations.WIDEST, "COLUMNS": operations.WIDEST}
 NARROW = {**LISTS, "ROWS": operations.TILE // 32, "COLUMNS": 32}
+HEADS = {
+    **dict.fromkeys(("count", "known", "offsets", "plan", "start", "length"), "*i32"), "index": "*i64",
+    **dict.fromkeys(("rows", "size", "tiles", "samples", "stride", "tasks_of_losses"), "i32"),
+}  # fmt: skip
+"""Types of arguments of the heads' kernels; those of others are float32 arrays."""
+
+
+def head(widths: tuple[int, ...], loss: str = "mse") -> dict[str, object]:
+    """Constants of a group of heads."""
+    hidden, d = 2 * sum(widths[1:-1]), widths[-1] // (2 if loss == "nll" else 1)
+    flags = {"NODE": True, "MISSING": True, "ADD": True, "TIES": True}
+    return {
+        "TASKS": 2, "WIDTHS": widths, "WIDTH": widths[0], "KEPT": hidden + widths[-1], "D": d, "LOSS": loss,
+        "DELTA": 1.0, "LAST": heads.last_block(d), "ROWS": heads.ROWS, **flags,
+    }  # fmt: skip
+
+
+PAPER, WIDE = head((20, 50, 25, 1)), head((64, 128, 64, 3))
+POOL = {"WIDTH": 64, "HOW": "max", "TIES": True, "ATOMS": heads.POOLED // 64, "COLUMNS": 64}
 KERNELS: dict[str, tuple[dict[str, object], ...]] = {
     "aggregate": (LISTS, {**LISTS, "EDGES": False}, {**LISTS, "TRAINING": False}, NARROW),
     "aggregate_back": (LISTS, {**LISTS, "ROWS": 128, "COLUMNS": 1}, {**LISTS, "EDGES": False}, NARROW),
@@ -35,6 +54,11 @@ KERNELS: dict[str, tuple[dict[str, object], ...]] = {
         {"BETA_1": 0.9, "BETA_2": 0.999, "DECAY": 0.01, "DECOUPLED": d, "COLUMNS": operations.BLOCK}
         for d in (False, True)
     ),
+    "pool_samples": (POOL, {**POOL, "HOW": "mean", "TIES": False}),
+    "count_known": ({**PAPER, "ROWS": heads.COUNTED},),
+    "train_heads": (PAPER, WIDE, head((20, 50, 25, 2), "nll")),
+    "weights_back": ({**WIDE, "ROWS": heads.SUMMED, "OUT": heads.OUT, "IN": heads.IN},),
+    "predict_heads": (PAPER,),
 }
 """Kernels and their constants: those of a wide stack, and of a single member of 20 features or one."""
 
@@ -52,12 +76,14 @@ class Resources(NamedTuple):
 
 def compiled(name: str, constants: dict[str, object], target: str) -> Resources:
     """Compile a kernel in float32."""
-    function = getattr(kernels, name)
+    function = getattr(kernels, name, None) or getattr(head_kernels, name)
     known = {n: v for n, v in constants.items() if n in function.arg_names}
     signature = {}
     for argument in function.arg_names:
         if argument in known:
             signature[argument] = "constexpr"
+        elif hasattr(head_kernels, name):
+            signature[argument] = HEADS.get(argument, "*fp32")
         elif argument in INTEGERS and name != "adam":
             signature[argument] = "*i64"
         elif argument == "ties":
@@ -67,7 +93,8 @@ def compiled(name: str, constants: dict[str, object], target: str) -> Resources:
         else:
             signature[argument] = "*fp32"
     places = {(function.arg_names.index(n),): v for n, v in known.items()}
-    made = triton.compile(ASTSource(function, signature, places), target=TARGETS[target])
+    stages = {"num_stages": 1} if name in ("train_heads", "predict_heads") else {}
+    made = triton.compile(ASTSource(function, signature, places), target=TARGETS[target], options=stages)
     shown = " ".join(f"{n}={v}" for n, v in known.items())
     return Resources(name, shown, target, *_measured(made.asm), made.metadata.shared)
 
