@@ -264,7 +264,7 @@ def train_heads(
             block = block / tl.load(ties + at + column, own, 1.0)
         if ADD:
             block += tl.load(out + at + column, own, 0.0)
-        tl.store(out + at + column, tl.where(own, block, 0.0), (row < rows)[:, None] & (column < WIDTHS[0]))
+        tl.store(out + at + column, block, (row < rows)[:, None] & (column < WIDTHS[0]))
 
 
 @triton.jit

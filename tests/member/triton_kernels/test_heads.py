@@ -203,9 +203,11 @@ def test_pooling(pooling: str, shared: bool, features: int) -> None:
 
 @pytest.mark.parametrize("lengths", [(1,), (7, 30)])
 def test_batches(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One atom; several tiles of rows, the last of them not full or all padding."""
-    monkeypatch.setattr(heads, "INTERPRETED_ROWS", 16)
-    check(Case(GROUPS, lengths))
+    """One atom; many tiles of rows, the last of them not full or all padding; sums over more than one part."""
+    monkeypatch.setattr(heads, "INTERPRETED_ROWS", 2)
+    monkeypatch.setattr(heads, "SUMMED", 8)
+    monkeypatch.setattr(heads, "COUNTED", 8)
+    check(Case(HCM, lengths, missing=0.2))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
