@@ -268,6 +268,16 @@ def test_a_copy_in_memory_counts_against_the_jobs_memory_limit(version: int, roo
     assert room.memory_allowed(proc) == (2 << 30) + 5
 
 
+def test_the_mount_of_a_group_whose_name_begins_alike_is_not_the_groups(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(f"2 1 0:30 /job/1 {tmp_path}/groups rw - cgroup2 cgroup rw\n")
+    (tmp_path / "cgroup").write_text("0::/job/12\n")
+    folder = tmp_path / "groups/job/12"
+    folder.mkdir(parents=True)
+    for name, content in (("memory.max", "70"), ("memory.current", "30"), ("memory.stat", "inactive_file 5\n")):
+        (folder / name).write_text(content)
+    assert room.memory_allowed(tmp_path) == 45
+
+
 def test_a_copy_beyond_the_jobs_memory_limit_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(room, "memory_allowed", lambda: 1e6)
