@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydragnn_hpc.member.engine.head_groups import head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
@@ -57,7 +59,7 @@ class Case:
         )
         self.sample = torch.full((self.members, rows), -1)
         for e, b in torch.cartesian_prod(torch.arange(self.members), torch.arange(samples)).tolist():
-            self.sample[e, start[e, b] + torch.arange(length[e, b]) * stride] = b
+            self.sample[e, start[e, b] + torch.arange(int(length[e, b])) * stride] = b
         # Indices of padding would be read from outside the targets.
         atoms = torch.where(self.sample >= 0, torch.randint(50, (self.members, rows)), 10**6)
         none = torch.empty(0)
@@ -177,8 +179,7 @@ def check(case: Case) -> None:
         torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("missing", [0.0, 0.4])
+@pytest.mark.parametrize(("dtype", "missing"), [(torch.float32, 0.0), (torch.float64, 0.4)])
 @pytest.mark.parametrize("tasks", [HCM, GROUPS, WIDE, HCM[:1], HCM[1:]], ids=["HCM", "groups", "wide", "H", "CM"])
 def test_heads(tasks: tuple[TaskSizes, ...], missing: float, dtype: torch.dtype) -> None:
     """Both levels, several tasks and groups, vectors, padding, a task without a known value."""
@@ -229,6 +230,23 @@ def test_a_member_that_diverges_shows_it() -> None:
     got = computed(case)
     assert got.losses[1].isnan().all() and torch.equal(got.losses[[0, 2]], want.losses[[0, 2]])
     assert torch.equal(got.parameters[[0, 2]], want.parameters[[0, 2]])
+
+
+@pytest.mark.parametrize(("missing", "launches"), [(0.0, 5), (0.4, 7)])
+def test_launches(missing: float, launches: int) -> None:
+    """One to pool, two for each group, and one more where values may be missing."""
+
+    class Launches(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.number += func.namespace == "hydragnn_hpc"
+            return func(*args, **(kwargs or {}))
+
+    case = Case(HCM, missing=missing)
+    with Launches() as counted:
+        case.heads().train(case.x, case.rows, case.targets, case.parameters, torch.zeros_like(case.parameters))
+    assert counted.number == launches
 
 
 def test_what_the_kernels_cannot_do() -> None:
