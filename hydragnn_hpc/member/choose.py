@@ -97,7 +97,7 @@ def general_engine(
         capture = capture and not why_not_captured(device)
         if not kernels:
             return TorchEngine(sizes, data, device, capture=capture)
-        from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine  # Triton may be missing
+        from hydragnn_hpc.member.triton_kernels.engine import TritonEngine  # Triton may be missing
 
         return TritonEngine(sizes, data, device, capture=capture)
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.

@@ -26,7 +26,7 @@ from tests.benchmarks import cases
 CASES = ("206", "periodic", "206+lengths", "varying")
 ENGINES: dict[str, type[TorchEngine]] = {"torch": TorchEngine}
 if find_spec("triton"):
-    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
+    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
 
     ENGINES["triton"] = TritonEngine
 STACKS = (1, 12, 84)

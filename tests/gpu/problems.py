@@ -72,7 +72,7 @@ PROBLEMS: dict[str, Make] = {  # by engine, and what is special about the data
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
 if find_spec("triton"):  # without it, tests/member/triton_kernels fails
-    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
+    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
 
     PROBLEMS["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
     PROBLEMS["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)

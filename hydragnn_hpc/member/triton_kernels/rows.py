@@ -15,14 +15,14 @@ import triton
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.degrees import degree_scales
-from hydragnn_hpc.member.engine.resident import resident
+from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import Structure
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.triton_kernels import row_kernels
 from hydragnn_hpc.member.triton_kernels.launch import operation
 
-TILE = 64
+TILE = 32
 """Rows that one program processes."""
 INTERPRETED_TILE = 512
 """The same in the interpreter, whose time depends on the number of programs."""
@@ -106,8 +106,8 @@ class Geometry:
     blocks : int
         Matrices whose products are added for each row: one where rows of a tile share their degree, else one for the
         unscaled part and one for each scaler, times the scaler of each row.
-    scales : tensor [sites, 1 + SCALERS]
-        1 and the scalers of each site; used where there are several blocks.
+    scales : tensor [degrees, 1 + SCALERS]
+        1 and the scalers by degree; used where there are several blocks.
     neighbours, receivers, slots : int32 tensor [edges]
         Neighbour of each edge, as its number within the sample; the receiver of the edge in the order of senders, and
         its position among the receiver's edges. Without edge features there are no slots, and the lists are the same.
@@ -132,12 +132,13 @@ class Geometry:
             self._order = torch.from_numpy(order).to(device)
         self._degree = degree
         self._edges_before = np.append(offsets, offsets[-1])[structure.site_offsets]  # of each geometry
-        scales = np.concatenate([np.ones((len(degree), 1)), degree_scales(degree, sizes.average_degree)], axis=1)
+        scales = degree_scales(np.arange(self.most_neighbours + 1), sizes.average_degree)
+        scales = np.concatenate([np.ones((len(scales), 1)), scales], axis=1)
         self._matrix = np.zeros(len(degree), np.int64)
         self.blocks, coefficients = 1 + SCALERS, np.eye(1 + SCALERS)
         if self.shared:
-            _, site, self._matrix = np.unique(degree, return_index=True, return_inverse=True)
-            self.blocks, coefficients = 1, scales[site]
+            degrees, self._matrix = np.unique(degree, return_inverse=True)
+            self.blocks, coefficients = 1, scales[degrees]
         self.coefficients = torch.from_numpy(coefficients).to(device, dtype)
         self.scales = torch.from_numpy(scales).to(device, dtype)
         self.neighbours = self.receivers = resident(neighbours, device, torch.int32)
@@ -212,7 +213,7 @@ class Geometry:
                 ]
             self._fixed = dict(list(self._fixed.items())[-7:])  # where geometries vary, every batch may have another R
             self._fixed[samples, rows] = Tiles(
-                size, *(torch.tensor(part, dtype=torch.int32).to(self._device) for part in (tiles, segments))
+                size, *(send(np.array(part, np.int32), self._device) for part in (tiles, segments))
             )
         return self._fixed[samples, rows]
 

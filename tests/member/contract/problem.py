@@ -41,9 +41,9 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "library": lambda sizes, data, dtype: LibraryEngine(sizes, "PNA", data, CPU, dtype, shared=False),
 }
 if find_spec("triton"):  # tests/member/triton_kernels requires it; here kernels run in Triton's interpreter
-    from hydragnn_hpc.member.torch_engine.triton_engine import TritonEngine
+    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
 
-    ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype, together=True)
+    ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype)
 
 
 def random_neighbours(rng: np.random.Generator, n: int, pairs: int) -> Adjacency:

@@ -1,6 +1,7 @@
 """Compile every kernel for devices that are not here: ``python -m tests.member.triton_kernels.resources [--json]``.
 
-Prints, for each kernel and device, registers per thread, spilled registers (or bytes of spill) and shared memory.
+Steps of several networks run without their kernels: what would be launched, with the constants of a device, is compiled
+for each of `TARGETS`. Prints registers per thread, spilled registers (or bytes of spill) and bytes of shared memory.
 """
 
 from __future__ import annotations
@@ -11,92 +12,105 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
+import numpy as np
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from hydragnn_hpc.member.triton_kernels import head_kernels, heads, kernels, operations
+from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.losses import GaussianNll
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.triton_kernels import heads, rows, trunk
+from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+from tests.benchmarks import cases
+from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
     "gfx90a": GPUTarget("hip", "gfx90a", 64), "gfx942": GPUTarget("hip", "gfx942", 64),
 }  # fmt: skip
-INTEGERS = {"neighbours", "receivers", "senders", "edge_rows", "first", "degree"}
-LISTS = {"EDGES": True, "TRAINING": True, "ROWS": operations.TILE // operations.WIDEST, "COLUMNS": operations.WIDEST}
-NARROW = {**LISTS, "ROWS": operations.TILE // 32, "COLUMNS": 32}
-HEADS = {
-    **dict.fromkeys(("count", "known", "offsets", "plan", "start", "length"), "*i32"), "index": "*i64",
-    **dict.fromkeys(("rows", "size", "tiles", "samples", "stride", "tasks_of_losses"), "i32"),
-}  # fmt: skip
-"""Types of arguments of the heads' kernels; those of others are float32 arrays."""
-
-
-def head(widths: tuple[int, ...], loss: str = "mse") -> dict[str, object]:
-    """Constants of a group of heads."""
-    hidden, d = 2 * sum(widths[1:-1]), widths[-1] // (2 if loss == "nll" else 1)
-    flags = {"NODE": True, "MISSING": True, "ADD": True, "TIES": True}
-    return {
-        "TASKS": 2, "WIDTHS": widths, "WIDTH": widths[0], "KEPT": hidden + widths[-1], "D": d, "LOSS": loss,
-        "DELTA": 1.0, "LAST": heads.last_block(d), "ROWS": heads.ROWS, **flags,
-    }  # fmt: skip
-
-
-PAPER, WIDE = head((20, 50, 25, 1)), head((64, 128, 64, 3))
-POOL = {"WIDTH": 64, "HOW": "max", "TIES": True, "ATOMS": heads.POOLED // 64, "COLUMNS": 64}
-KERNELS: dict[str, tuple[dict[str, object], ...]] = {
-    "aggregate": (LISTS, {**LISTS, "EDGES": False}, {**LISTS, "TRAINING": False}, NARROW),
-    "aggregate_back": (LISTS, {**LISTS, "ROWS": 128, "COLUMNS": 1}, {**LISTS, "EDGES": False}, NARROW),
-    "edges_back": (LISTS, NARROW),
-    "adam": tuple(
-        {"BETA_1": 0.9, "BETA_2": 0.999, "DECAY": 0.01, "DECOUPLED": d, "COLUMNS": operations.BLOCK}
-        for d in (False, True)
-    ),
-    "pool_samples": (POOL, {**POOL, "HOW": "mean", "TIES": False}),
-    "count_known": ({**PAPER, "ROWS": heads.COUNTED},),
-    "train_heads": (PAPER, WIDE, head((20, 50, 25, 2), "nll")),
-    "weights_back": ({**WIDE, "ROWS": heads.SUMMED, "OUT": heads.OUT, "IN": heads.IN},),
-    "predict_heads": (PAPER,),
+TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64"}
+PAPER = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
+WIDE = (TaskSizes("H", "graph", 3, (128, 64), loss=GaussianNll()), TaskSizes("V", "node", 3, (128, 64)))
+NETWORKS: dict[str, dict[str, Any]] = {
+    "paper": {"channels": (20, 20), "tasks": PAPER},
+    "edges": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF)},
+    "varying": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF), "geometries": 2},
+    "wide": {"channels": (64, 64), "tasks": WIDE, "edges": EdgeBasis(50, CUTOFF), "pooling": "max", "geometries": 2},
 }
-"""Kernels and their constants: those of a wide stack, and of a single member of 20 features or one."""
+"""The paper's network over one geometry, with edge features, over several; and the widest that the kernels compute."""
 
 
 class Resources(NamedTuple):
     """What one kernel needs on one device: registers per thread, spilled registers, and bytes of shared memory."""
 
     kernel: str
-    constants: str
+    network: str
     target: str
     registers: int
     spills: int
     shared: int
+    constants: str
 
 
-def compiled(name: str, constants: dict[str, object], target: str) -> Resources:
-    """Compile a kernel in float32."""
-    function = getattr(kernels, name, None) or getattr(head_kernels, name)
-    known = {n: v for n, v in constants.items() if n in function.arg_names}
-    signature = {}
-    for argument in function.arg_names:
-        if argument in known:
-            signature[argument] = "constexpr"
-        elif hasattr(head_kernels, name):
-            signature[argument] = HEADS.get(argument, "*fp32")
-        elif argument in INTEGERS and name != "adam":
-            signature[argument] = "*i64"
-        elif argument == "ties":
-            signature[argument] = "*i32"
-        elif argument in ("rows", "width", "features", "copies", "size", "members") or argument.startswith("by_"):
-            signature[argument] = "i32"
-        else:
-            signature[argument] = "*fp32"
-    places = {(function.arg_names.index(n),): v for n, v in known.items()}
-    stages = {"num_stages": 1} if name in ("train_heads", "predict_heads") else {}
-    made = triton.compile(ASTSource(function, signature, places), target=TARGETS[target], options=stages)
-    shown = " ".join(f"{n}={v}" for n, v in known.items())
-    return Resources(name, shown, target, *_measured(made.asm), made.metadata.shared)
+@contextmanager
+def recorded() -> Iterator[dict[tuple[str, str], tuple[ASTSource, dict[str, int]]]]:
+    """Record launches in place of running them, by kernel and constants."""
+    found: dict[tuple[str, str], tuple[ASTSource, dict[str, int]]] = {}
+
+    def record(kernel: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> None:
+        options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+        given = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
+        signature, known = {}, {}
+        for position, name in enumerate(kernel.arg_names):
+            value = given[name]
+            if name.isupper() or value is None:
+                signature[name], known[position,] = "constexpr", value
+            else:
+                signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+        shown = " ".join(f"{n}={v}" for n, v in given.items() if n.isupper())
+        found[kernel.__name__, shown] = (ASTSource(kernel, signature, known), options)
+
+    with mock.patch.object(JITFunction, "run", record):
+        yield found
+
+
+def launches(network: str) -> dict[tuple[str, str], tuple[ASTSource, dict[str, int]]]:
+    """What a training step and a prediction launch on a device."""
+    options = dict(NETWORKS[network])
+    rng = np.random.default_rng(0)
+    geometries = [random_neighbours(rng, n, 2 * n) for n in range(9, 9 + options.pop("geometries", 1))]
+    data = random_samples(rng, geometries, 14, options["tasks"])
+    engine = TritonEngine(NetworkSizes(1, average_degree=(3.5, 1.375), **options), data, CPU)
+    parameters, gradients, buffers, adam = cases.new_stack(engine, range(2))
+    sizes = {rows: ("INTERPRETED_TILE", rows.TILE), trunk: ("INTERPRETED_EDGE_TILE", trunk.EDGE_TILE),
+             heads: ("INTERPRETED_ROWS", heads.ROWS)}  # fmt: skip
+    patches = [mock.patch.object(module, name, value) for module, (name, value) in sizes.items()]
+    with recorded() as found:
+        for patch in patches:
+            patch.start()
+        engine.step(parameters, gradients, buffers, np.arange(8).reshape(2, 4))
+        engine.update(adam, parameters, gradients, adam.plan(1, np.full(2, 1e-3))[0])
+        engine.predict(parameters, buffers, np.arange(4))
+        mock.patch.stopall()
+    return found
+
+
+def compiled(network: str, target: str) -> list[Resources]:
+    """Compile what a network launches."""
+    found = []
+    for (kernel, constants), (source, options) in launches(network).items():
+        made = triton.compile(source, target=TARGETS[target], options=options)
+        found.append(Resources(kernel, network, target, *_measured(made.asm), made.metadata.shared, constants))
+    return found
 
 
 def _measured(asm: dict[str, object]) -> tuple[int, int]:
@@ -114,18 +128,17 @@ def _measured(asm: dict[str, object]) -> tuple[int, int]:
     return used["REG"], used["STACK"] + used["LOCAL"]
 
 
-def every() -> list[Resources]:
-    """All kernels for all devices."""
-    return [compiled(n, c, t) for n, variants in KERNELS.items() for c in variants for t in TARGETS]
-
-
 if __name__ == "__main__":
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         sys.exit("TRITON_INTERPRET=1 is set: nothing would be compiled; run it without")
-    found = every()
+    names = [name for name in sys.argv[1:] if name in NETWORKS] or list(NETWORKS)
+    targets = [name for name in sys.argv[1:] if name in TARGETS] or list(TARGETS)
+    measured = [resources for network in names for target in targets for resources in compiled(network, target)]
     if "--json" in sys.argv:
-        print(json.dumps([r._asdict() for r in found]))
+        print(json.dumps([r._asdict() for r in measured]))
     else:
-        print("kernel          device  registers  spills  shared  constants")
-        for r in found:
-            print(f"{r.kernel:15} {r.target:7} {r.registers:9} {r.spills:7} {r.shared:7}  {r.constants}")
+        print("kernel          network  device  registers  spills  shared  constants")
+        for r in measured:
+            print(
+                f"{r.kernel:15} {r.network:8} {r.target:7} {r.registers:9} {r.spills:7} {r.shared:7}  {r.constants}"
+            )
