@@ -75,7 +75,7 @@ def choose(
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if requested == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    without = "training.engine=torch" if requested == "torch" else why_no_kernels(device)
+    without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes)
     if campaign.model.convolution == "PNA" and device.type != "cpu":
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
         if uncaptured := why_not_captured(device):
@@ -88,7 +88,7 @@ def general_engine(
     model: Model, sizes: NetworkSizes, data: TrainingData, device: torch.device, capture: bool = True,
     *, kernels: bool = False,
 ) -> Engine:  # fmt: skip
-    """Return the engine for any samples on any device: torch, or library for what torch does not implement.
+    """Return the engine for any samples on any device: triton, torch, or library for what these do not implement.
 
     ``capture`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether the torch engine uses
     Triton's.

@@ -21,15 +21,13 @@ from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
 from hydragnn_hpc.member.torch_engine.edges import (
-    EdgeLists,
     EdgeRowsBuilder,
     EdgeTable,
-    make_edge_lists,
     make_edge_table,
     slots_of_rows,
 )
 
-_Neighbours = tuple[NeighbourLists, EdgeTable | EdgeLists | None]
+_Neighbours = tuple[NeighbourTable, EdgeTable | None]
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ class Batch:
     ----------
     members, samples, rows : int
         E, B, R.
-    table : NeighbourTable or NeighbourLists
-        Over R rows, or over R * E pairs; lists for kernels, which need no padding.
+    table : NeighbourTable
+        Over R rows, or over R * E pairs.
     scales : tensor [R * E, 1, blocks]
         PNA's scalers of each pair, all zero without neighbours; a fifth one, 1, if any atom has no neighbours.
     atoms, graphs : int64 tensor [R * E], [B * E]
@@ -87,29 +85,27 @@ class Batch:
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
         Row of each atom, sample after sample; only where all members have the same batch.
-    edges : EdgeTable, EdgeLists or None
+    edges : EdgeTable or None
         None where edges have no features.
     """
 
     members: int
     samples: int
     rows: int
-    table: NeighbourLists
+    table: NeighbourTable
     scales: Tensor
     atoms: Tensor
     graphs: Tensor
     padding: Padding | None
     pooling: SampleRows | None
     order: Tensor
-    edges: EdgeTable | EdgeLists | None
+    edges: EdgeTable | None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes on which working memory depends."""
-        room = (self.table.room,) if isinstance(self.table, NeighbourTable) else ()
-        edges = (self.edges.rows,) if self.edges else ()
-        slots = (self.edges.slots,) if isinstance(self.edges, EdgeTable) else ()
-        return (self.members, self.samples, self.rows, *room, *edges, *slots)
+        edges = (self.edges.rows, self.edges.slots) if self.edges else ()
+        return (self.members, self.samples, self.rows, self.table.room, *edges)
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,8 @@ class Fixed:
 
     members: int
     samples: int
-    table: NeighbourLists
-    edges: EdgeTable | EdgeLists | None
+    table: NeighbourTable
+    edges: EdgeTable | None
     scales: Tensor
     sites: Tensor
     order: Tensor
@@ -134,9 +130,8 @@ class Batches:
     sizes : NetworkSizes
     device, dtype
         Device on which batches are used, and type of their numbers.
-    room : int or None
-        Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`);
-        None: lists, for kernels.
+    room : int
+        Size of a part of the neighbour tables (`hydragnn_hpc.member.torch_engine.aggregate.make_neighbour_table`).
 
     Attributes
     ----------
@@ -148,7 +143,7 @@ class Batches:
     """
 
     def __init__(
-        self, graphs: SampleGraphs, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int | None
+        self, graphs: SampleGraphs, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype, room: int
     ) -> None:
         self._graphs, self._device, self._dtype = graphs, device, dtype
         self._room = room
@@ -215,7 +210,7 @@ class Batches:
         neighbours = place[row if members == 1 else row * members + pair % members]
         lists = NeighbourLists(len(site), neighbours, on_device[1], on_device[0], None)
         if self._edges is None:
-            return lists if self._room is None else make_neighbour_table(lists, degree, self._dtype, self._room), None
+            return make_neighbour_table(lists, degree, self._dtype, self._room), None
         if self.shared:
             edge_rows = self._edges.shared(edge)
         else:
@@ -223,8 +218,6 @@ class Batches:
             starts = self.send(counts.cumsum() - counts)
             edge_rows = self._edges.of_members(edge, pair % members, starts, max(1, int(counts.max())))
         lists = replace(lists, edge_rows=edge_rows.row)
-        if self._room is None:
-            return lists, make_edge_lists(lists, edge_rows, pair, self.shared)
         table = make_neighbour_table(lists, degree, self._dtype, self._room)
         first, apart = self.send(slots_of_rows(table.parts))
         slot = first[pair] + apart[pair] * (torch.arange(total, device=self._device) - on_device[1][pair])

@@ -18,7 +18,6 @@ from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.aggregate import (
     Aggregated,
-    NeighbourLists,
     NeighbourTable,
     PaddedRows,
     gather_messages,
@@ -148,45 +147,6 @@ def make_edge_table(table: NeighbourTable, edge_rows: EdgeRows, slot: Tensor, sh
         copies = torch.full((1, rows), slots, device=slot.device)
         copies[0, edge_rows.row] = slot
     return EdgeTable(edge_rows.features, rows, slots, copies, slot[torch.argsort(table.neighbours, stable=True)])
-
-
-@dataclass(frozen=True)
-class EdgeLists:
-    """Features of a batch's edges, and the edges by row and by sender.
-
-    Attributes
-    ----------
-    features : tensor [E or 1, U, K + 1]
-        See `EdgeRows`.
-    rows : int
-        Rows of t.
-    ends : int64 tensor [2, copies, rows]
-        Receiver and sender of each row's edges: one from each sample that shares them; -1 where there is no edge.
-    receivers, edge_rows : int64 tensor [edges]
-        Receivers of each row's messages and the rows of t that are added to them, by sender. An atom sends as many as
-        it receives.
-    """
-
-    features: Tensor
-    rows: int
-    ends: Tensor
-    receivers: Tensor
-    edge_rows: Tensor
-
-
-def make_edge_lists(lists: NeighbourLists, edge_rows: EdgeRows, receiver: Tensor, shared: bool) -> EdgeLists:
-    """Make the lists of a batch's edges; ``receiver`` [edges] is the row of each in the neighbour lists."""
-    members, most, _ = edge_rows.features.shape
-    rows, edges = members * most, len(receiver)
-    both = torch.stack([receiver, lists.neighbours])
-    if shared and edges:
-        by_row = torch.argsort(edge_rows.row, stable=True).view(rows, edges // rows).T
-        ends = both[:, by_row]
-    else:
-        ends = torch.full((2, 1, rows), -1, device=receiver.device)
-        ends[:, 0, edge_rows.row] = both
-    by_sender = torch.argsort(lists.neighbours, stable=True)
-    return EdgeLists(edge_rows.features, rows, ends.contiguous(), receiver[by_sender], edge_rows.row[by_sender])
 
 
 @dataclass(frozen=True)

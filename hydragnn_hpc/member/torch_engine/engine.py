@@ -41,15 +41,9 @@ class TorchEngine:
         library does.
     capture : bool, optional
         Whether steps over one geometry become CUDA or XPU graphs (`captured`).
-
-    Attributes
-    ----------
-    kernels : bool
-        Whether Triton's kernels compute the aggregation (`hydragnn_hpc.member.torch_engine.triton_engine`).
     """
 
     name = "torch"
-    kernels = False
 
     def __init__(
         self,
@@ -65,7 +59,7 @@ class TorchEngine:
         self._together = device.type != "cpu" if together is None else together
         self._graphs = data.graphs
         room = UNLIMITED if self._together or device.type != "cpu" else ROOM_ON_CPU
-        self._batches = Batches(data.graphs, sizes, device, dtype, None if self.kernels else room)
+        self._batches = Batches(data.graphs, sizes, device, dtype, room)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]

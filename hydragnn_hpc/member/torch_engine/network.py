@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.sizes import AGGREGATES
-from hydragnn_hpc.member.torch_engine.aggregation import aggregation_for
+from hydragnn_hpc.member.torch_engine.aggregation import Aggregation
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Padding
-from hydragnn_hpc.member.torch_engine.edges import EdgeLists, EdgeTable, by_member
+from hydragnn_hpc.member.torch_engine.edges import EdgeTable, by_member
 from hydragnn_hpc.member.torch_engine.heads import GroupLosses, Pooling, TaskHeads, group_losses
 from hydragnn_hpc.member.torch_engine.weights import Weights
 
@@ -40,7 +40,7 @@ class PnaLayer:
         rows = batch.table.rows
         self._table_shape = (rows, width * batch.rows * batch.members // rows)
         self._added = arena.take(f"added.{number}", batch.edges.rows, self._table_shape[1]) if batch.edges else None
-        self._aggregation = aggregation_for(number, self._table_shape, batch, arena)
+        self._aggregation = Aggregation(number, self._table_shape, batch, arena)
         self._blocks = arena.take("blocks", *pairs, weights.big[number].shape[2])
 
     def _last(self, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class PnaLayer:
             torch.bmm(self._features(batch.edges).mT, grad, out=self._weights.edge_grad[self.number])
         return back
 
-    def _features(self, edges: EdgeTable | EdgeLists) -> Tensor:
+    def _features(self, edges: EdgeTable) -> Tensor:
         """Return the features of the edges of each member, [E, U, K + 1]."""
         return edges.features.expand(self.members, -1, -1)
 

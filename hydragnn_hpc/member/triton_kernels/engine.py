@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.member.engine.head_groups import head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, AdamW, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
@@ -13,7 +14,6 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
-from hydragnn_hpc.member.torch_engine.weights import head_groups
 from hydragnn_hpc.member.triton_kernels import heads, trunk
 from hydragnn_hpc.member.triton_kernels.heads import Heads
 from hydragnn_hpc.member.triton_kernels.rows import Geometry
@@ -54,9 +54,9 @@ class TritonEngine:
     ) -> None:  # fmt: skip
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
-        self._structure = data.structure
+        self._graphs = data.graphs
         self._like = torch.empty(0, dtype=dtype, device=device)
-        self._geometry = Geometry(data.structure, sizes, device, dtype)
+        self._geometry = Geometry(data.graphs, sizes, device, dtype)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
@@ -78,7 +78,7 @@ class TritonEngine:
         CaptureError
             If the step cannot be captured: the process must end.
         """
-        check_batch(index, self._structure)
+        check_batch(index, self._graphs)
         numbers = send(index.reshape(-1), self.device)
         if self._captured is not None:
             return self._captured.step(parameters, gradients, buffers, numbers, index.shape)
@@ -101,9 +101,7 @@ class TritonEngine:
         """Run one batch forward and backward, all on the device; return the losses [E, T]."""
         rows = self._geometry.rows(numbers, sizes[0], arena)
         tiles = self._geometry.tiles(rows.samples, rows.rows)
-        made = self._trunk.forward(
-            rows, tiles, sizes[1], self._inputs, parameters, buffers, arena, training=True
-        )
+        made = self._trunk.forward(rows, tiles, sizes[1], self._inputs, parameters, buffers, arena, training=True)
         back = self._heads.train(made.features, rows, self._targets, parameters, gradients)
         self._trunk.backward(made, back, gradients, arena)
         return back.losses
@@ -121,7 +119,7 @@ class TritonEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         members = len(parameters)
-        size = min(prediction_batch_size(self._structure, self.device, members), MOST_PREDICTED)
+        size = min(prediction_batch_size(self._graphs, self.device, members), MOST_PREDICTED)
         predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
         for first in range(0, len(index), size):
             batch = np.tile(index[first : first + size], (members, 1))
@@ -134,6 +132,8 @@ class TritonEngine:
             values = self._heads.predict(made.features, rows, parameters)
             for group, computed in zip(self._groups, values, strict=True):
                 value = computed if group.level == "graph" or order is None else computed[:, order]
-                for task, own in zip(group.tasks, value.unflatten(2, (len(group.tasks), -1)).unbind(2), strict=True):
+                for task, own in zip(
+                    group.tasks, torch.unflatten(value, 2, (len(group.tasks), -1)).unbind(2), strict=True
+                ):
                     predicted[task.name].append(own)
         return {name: torch.cat(values, 1) for name, values in predicted.items()}

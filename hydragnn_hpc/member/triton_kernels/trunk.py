@@ -32,6 +32,7 @@ COLUMNS = 16
 EDGE_TILE, INTERPRETED_EDGE_TILE = 32, 512
 """Rows of a program that computes something for each of their edges, on a device and in the interpreter."""
 WARPS = 8
+"""Warps of a program that multiplies matrices."""
 BLOCK = 1024
 """Parameters that one program of the optimiser updates."""
 BASES, ENVELOPES = {"gaussian", "bessel"}, {"none", "polynomial"}
@@ -56,7 +57,9 @@ def _places(layout: ParameterLayout, sizes: NetworkSizes) -> list[list[int]]:
         linears = [f"{prefix}.{name}" for name in ("pre_nns.0.0", "post_nns.0.0", "lin")]
         both = [layout.parameters[f"{name}.{kind}"][0] for name in (*linears, norm) for kind in ("weight", "bias")]
         running = [layout.buffers[f"{norm}.running_{kind}"][0] for kind in ("mean", "var")]
-        encoder = [layout.parameters[f"{prefix}.edge_encoder.{k}"][0] for k in ("weight", "bias")] if sizes.edges else [0] * 2
+        encoder = (
+            [layout.parameters[f"{prefix}.edge_encoder.{k}"][0] for k in ("weight", "bias")] if sizes.edges else [0] * 2
+        )
         table.append([*both, *running, inputs, outputs, *encoder, 0, 0])
     return [*table, [0] * len(table[0])]  # the last launch of `send` has no layer
 
@@ -272,9 +275,7 @@ def _columns(width: int) -> int:
 @operation(
     "fold(Tensor parameters, Tensor places, Tensor coefficients, Tensor(a!) folded, Tensor(b!)? folded_edges) -> ()"
 )
-def fold(
-    parameters: Tensor, places: Tensor, coefficients: Tensor, folded: Tensor, folded_edges: Tensor | None
-) -> None:
+def fold(parameters: Tensor, places: Tensor, coefficients: Tensor, folded: Tensor, folded_edges: Tensor | None) -> None:
     """Launch `trunk_kernels.fold`."""
     layers, matrices, members, _, width = folded.shape
     basis = 0 if folded_edges is None else folded_edges.shape[2] - 1
@@ -340,7 +341,8 @@ def mix(
     kernels.mix[(len(tiles), members)](
         own, sent, added, neighbours, *of_rows, folded, scales, places, tiles, count, received, ties, raw, partial,
         layer, rows, _edges(added), of_rows[1].shape[1], stride, members, width, EDGES=added is not None,
-        TRAINING=partial is not None, BLOCKS=blocks, ROWS=size, COLUMNS=_columns(width), OUT=power(width), num_warps=WARPS, num_stages=1,
+        TRAINING=partial is not None, BLOCKS=blocks, ROWS=size, COLUMNS=_columns(width), OUT=power(width),
+        num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
 

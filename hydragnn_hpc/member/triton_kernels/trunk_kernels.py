@@ -17,8 +17,8 @@ received                 [4, E, R, W]               mean, minimum, maximum and d
 x_grad                   [5, E, R, W]               gradient of y through the products, and of each of ``received``
 ties                     [E, R, W] int32            messages at the minimum, plus TIES times those at the maximum
 raw                      [E, R, W]                  a layer's output before batch norm
-partial                  [tiles, 2, E, W]           mean and sum of squares of ``raw`` about it over each tile; backward,
-                                                    sums of the gradient of the normal variable, and of it times that
+partial                  [tiles, 2, E, W]           a tile's mean of ``raw`` and sum of squares about it; backward, its
+                                                    sums of the normal variable's gradient, and of it times that
 statistics               [2, E, W]                  mean and 1 / deviation of ``raw`` over the batch
 folded                   [layers, matrices, E,      rows of y, of the bias, and of each aggregate
                          5 W + 1, W]
@@ -157,15 +157,14 @@ def fold(
     bias = unscaled * (tl.sum(post_bias[:, None] * last, 0) + lin_bias) + tl.sum(pre_bias[:, None] * shift, 0)
     tl.store(to + width * width + o, bias, in_outputs)
     if EDGES:
-        if matrix == 0:
-            k = tl.arange(0, BASIS)
-            encoder = encoder_of(own, places, layer, k, i, basis, in_inputs)
-            in_senders = o < inputs
-            sender = own + pre + 2 * inputs + o[None, :] * pre_width + i[:, None]
-            block = product(encoder, tl.load(sender, in_inputs[:, None] & in_senders[None, :], 0.0))
-            to_edges = folded_edges + (layer * members + member) * (basis + 1) * width
-            mask = (k <= basis)[:, None] & in_senders[None, :]
-            tl.store(to_edges + k[:, None] * width + o[None, :], block, mask)
+        k = tl.arange(0, BASIS)
+        encoder = encoder_of(own, places, layer, k, i, basis, in_inputs)
+        in_senders = o < inputs
+        sender = own + pre + 2 * inputs + o[None, :] * pre_width + i[:, None]
+        block = product(encoder, tl.load(sender, in_inputs[:, None] & in_senders[None, :], 0.0))
+        to_edges = folded_edges + (layer * members + member) * (basis + 1) * width
+        mask = (k <= basis)[:, None] & in_senders[None, :] & (matrix == 0)
+        tl.store(to_edges + k[:, None] * width + o[None, :], block, mask)
 
 
 @triton.jit
@@ -401,11 +400,7 @@ def mix(
 @triton.jit
 def scale_of(scales, number, valid, block, BLOCKS: tl.constexpr, dtype: tl.constexpr):
     """The factor of each row for a block of ``folded``: 1 if there is one block, else 1 or a scaler of its degree."""
-    if BLOCKS == 1:
-        scale = valid.to(dtype)
-    else:
-        scale = tl.load(scales + number * BLOCKS + block, valid, 0.0)
-    return scale
+    return valid.to(dtype) if BLOCKS == 1 else tl.load(scales + number * BLOCKS + block, valid, 0.0)
 
 
 @triton.jit
@@ -437,7 +432,8 @@ def collect(
 ):  # fmt: skip
     """The gradient of the trunk's output: ``node`` [E, R, W] of node heads, ``pooled`` [E, B, W] of graph heads.
 
-    POOLING is how the latter pool, or empty; ``values`` [E, B, W] are the pooled values, for a maximum. These and ``own`` have W = own_width.
+    POOLING is how the latter pool, or empty; ``values`` [E, B, W] are the pooled values, for a
+    maximum. These and ``own`` have W = own_width.
     """
     tile = tl.program_id(0)
     member = tl.program_id(1).to(tl.int64)
@@ -597,9 +593,7 @@ def aggregate_back(
                 to = tl.load(edge_row + receiver, has_edge, 0) + tl.load(slots + begin_edge + k, has_edge, 0)
                 at_edge = to[:, None] * width + column[None, :]
                 received_message = message + tl.load(added + at_edge, present, 0.0)
-            gradient += message_gradient(
-                received_message, at, present, numbers, received, x_grad, ties, kind, dtype
-            )
+            gradient += message_gradient(received_message, at, present, numbers, received, x_grad, ties, kind, dtype)
         tl.store(back + row[:, None] * width + column[None, :], gradient, inside)
         if not FIRST:
             weight = tl.load(
@@ -610,8 +604,8 @@ def aggregate_back(
         inside = valid[:, None] & in_inputs[None, :]
         result += tl.load(x_grad + row[:, None] * width + i[None, :], inside, 0.0)
         store_gradient(
-            result, own, raw, statistics, grad, partial, member * rows + row, valid, i, in_inputs, tile, member, members, width,
-            width,
+            result, own, raw, statistics, grad, partial, member * rows + row, valid, i, in_inputs, tile, member,
+            members, width, width,
         )  # fmt: skip
 
 

@@ -139,6 +139,4 @@ if __name__ == "__main__":
     else:
         print("kernel          network  device  registers  spills  shared  constants")
         for r in measured:
-            print(
-                f"{r.kernel:15} {r.network:8} {r.target:7} {r.registers:9} {r.spills:7} {r.shared:7}  {r.constants}"
-            )
+            print(f"{r.kernel:15} {r.network:8} {r.target:7} {r.registers:9} {r.spills:7} {r.shared:7}  {r.constants}")

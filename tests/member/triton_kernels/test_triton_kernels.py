@@ -19,9 +19,8 @@ import triton.runtime.interpreter
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
-from hydragnn_hpc.member.triton_kernels import kernels, operations
 from hydragnn_hpc.member.triton_kernels.available import unavailable
+from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
 from tests.benchmarks import cases
 from tests.benchmarks.gpu_estimate import count
 from tests.member.contract.problem import CPU, CUTOFF, Problem, agree, random_neighbours, random_samples
