@@ -1,11 +1,12 @@
-"""Launches and bytes of a training step on a GPU, counted without one, and the time that they would take.
+"""Launches, bytes and arithmetic of a training step on a GPU, counted without one, and the time that they would take.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.gpu_estimate [--cases 206 periodic]
 
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
-memory; so does every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the
-L2 cache. The time is that of the launches plus that of the bytes; arithmetic is not counted. Nothing here is a
-measurement of a GPU.
+memory; so is every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the L2
+cache. Of arrays of which a kernel reads a small part nothing is counted. Matrix products are counted as they are
+computed, with the padding of tiles. The time is that of the launches plus the longer of that of the bytes and that of
+the products. Nothing here is a measurement of a GPU.
 """
 
 from __future__ import annotations
@@ -20,23 +21,34 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from tests.benchmarks import cases
 
 CASES = ("206", "periodic", "206+lengths", "varying")
-ENGINES: dict[str, type[TorchEngine]] = {"torch": TorchEngine}
-if find_spec("triton"):
-    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
-
-    ENGINES["triton"] = TritonEngine
+CPU = torch.device("cpu")
+ENGINES = ("torch", *(["triton"] if find_spec("triton") else []))
 STACKS = (1, 12, 84)
 BANDWIDTH, CACHE = 3.35e12, 5e12
 """Bytes a second of an H100's memory (its data sheet), and of its L2 cache (assumed)."""
+ARITHMETIC = 0.4 * 67e12
+"""Operations a second in float32: a share (assumed) of an H100's peak (its data sheet)."""
 LAUNCH = 1.5e-6
 """Seconds of a launch within a graph (assumed)."""
 WITHOUT_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach"}
-PER_EDGE = {"aggregate": 2, "aggregate_back": 9, "edges_back": 9}
+PER_EDGE = {"mix": 2, "aggregate_back": 9, "edges_back": 9}
 """Numbers that a kernel reads from the cache for each edge and feature."""
+PARTLY_READ = {
+    "targets", "neighbours", "receivers", "slots", "lengths", "atom_offsets", "sample_geometry", "site_offsets",
+    "offsets", "order",
+}  # fmt: skip
+"""Arguments of which a kernel reads the part of one batch."""
+WEIGHTS = {"parameters", "gradients", "buffers"}
+"""Arguments of which these kernels alone read or write more than a small part."""
+ALL_WEIGHTS = {"fold", "unfold", "adam"}
+BY_LAYER = {"own", "sent", "received", "ties", "x_grad", "back"}
+"""Arrays of which a layer uses as many columns as it has inputs."""
 
 
 @dataclass
@@ -46,19 +58,29 @@ class Counted:
     launches: int = 0
     memory: float = 0.0
     cache: float = 0.0
+    operations: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """The time on the device, where nothing overlaps and memory runs at its full bandwidth."""
-        return self.launches * LAUNCH + self.memory / BANDWIDTH + self.cache / CACHE
+        """The time on the device, where memory runs at its full bandwidth, and arithmetic at the same time."""
+        return self.launches * LAUNCH + max(self.memory / BANDWIDTH + self.cache / CACHE, self.operations / ARITHMETIC)
 
 
 class Counter(TorchDispatchMode):
-    """Counts what runs; Triton's kernels are counted by their arguments, and not run."""
+    """Counts what runs; Triton's kernels are counted by their arguments, and not run.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    edges : int
+        Of all members' batches.
+    widths : list of int
+        Inputs of each layer.
+    """
+
+    def __init__(self, edges: int, widths: list[int]) -> None:
         super().__init__()
         self.counted, self.by_name = Counted(), dict[str, float]()
+        self._edges, self._widths = edges, widths
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, schema = kwargs or {}, func._schema
@@ -67,16 +89,60 @@ class Counter(TorchDispatchMode):
         written = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
         is_view = not written and any(r.alias_info is not None for r in schema.returns)
         name = func.overloadpacket.__name__
-        if not is_view and name not in WITHOUT_KERNEL:
-            tensors = _tensors([*args, *kwargs.values(), result])
-            size = sum({id(t): _bytes(t) for t in tensors}.values())
-            self.counted.launches += 1
-            self.counted.memory += size
-            self.by_name[name] = self.by_name.get(name, 0.0) + size
-            if ours and name in PER_EDGE:
-                edges = args[2].shape[1:].numel() if name == "edges_back" else len(args[2][0])
-                self.counted.cache += PER_EDGE[name] * edges * args[0].shape[1] * args[0].element_size()
+        if is_view or name in WITHOUT_KERNEL:
+            return result
+        self.counted.launches += 1
+        if ours:
+            size = self._of_kernel(name, dict(zip((a.name for a in schema.arguments), args, strict=False)))
+        else:
+            size = sum({id(t): _bytes(t) for t in _tensors([*args, *kwargs.values(), result])}.values())
+            if name in ("bmm", "baddbmm_"):
+                first, second = [t for t in args if t.dim() == 3][-2:]
+                self.counted.operations += 2 * first.numel() * second.shape[2]
+        self.counted.memory += size
+        self.by_name[name] = self.by_name.get(name, 0.0) + size
         return result
+
+    def _of_kernel(self, name: str, given: dict[str, Any]) -> float:
+        """Count a kernel's reads from the cache and its products; return its bytes in memory."""
+        layer = given.get("layer", len(self._widths))
+        inputs = self._widths[layer] if layer < len(self._widths) else 0
+        size = 0.0
+        for argument, value in given.items():
+            whole = argument not in PARTLY_READ and (argument not in WEIGHTS or name in ALL_WEIGHTS)
+            if argument == "source" and layer == 0:
+                size += 4 * given["own"][..., :inputs].numel()
+            elif whole:
+                tensors = {id(t): _bytes(t) for t in _tensors([value])}
+                narrow = inputs and (argument in BY_LAYER or argument == "arrived")
+                size += sum(tensors.values()) * (inputs / max(self._widths) if narrow else 1.0)
+        if name in PER_EDGE:
+            self.counted.cache += PER_EDGE[name] * self._edges * inputs * 4
+        self.counted.operations += 2 * _multiplications(name, given, inputs)
+        return size
+
+
+def _multiplications(name: str, given: dict[str, Any], inputs: int) -> float:
+    """Multiplications of the matrix products of a kernel on a device."""
+    from hydragnn_hpc.member.triton_kernels import heads, rows, trunk
+
+    if name in ("train_heads", "weights_back", "predict_heads"):
+        block = heads.BLOCK
+        members, tasks, number, _ = given["kept"].shape
+        widths = given["widths"] if name == "train_heads" else [given["features"].shape[2], 50, 25, 1]
+        padded = [-(-width // block) * block for width in widths]
+        return (
+            (2 if name == "train_heads" else 1) * members * tasks * number * sum(map(int.__mul__, padded, padded[1:]))
+        )
+    products = {"send": 1, "mix": 5 * given.get("blocks", 1), "mix_back": 5 * given.get("blocks", 1),
+                "aggregate_back": 1, "trunk_products": 6}  # fmt: skip
+    if name not in products:
+        return 0.0
+    like = given["own"] if name in ("send", "mix", "trunk_products") else given.get("raw", given.get("sent"))
+    columns = -(-(inputs or like.shape[-1]) // trunk.COLUMNS) * trunk.COLUMNS
+    number = like.shape[:-1].numel() if name == "trunk_products" else len(given["tiles"]) * rows.TILE * len(like)
+    repeated = given["blocks"] if name == "trunk_products" else 1
+    return products[name] * repeated * number * columns * trunk.power(like.shape[-1])
 
 
 def _tensors(values: list[Any]) -> list[Tensor]:
@@ -98,15 +164,33 @@ def _bytes(tensor: Tensor) -> int:
 def count(case: str, engine: str, members: int) -> Counter:
     """Count a step of the paper's HCM network with Adam, in batches of 64 samples."""
     data = cases.make_samples(case)
-    made = ENGINES[engine](cases.network_sizes(data), data, torch.device("cpu"), together=True)
+    made = _engine(engine, data)
     parameters, gradients, buffers, adam = cases.new_stack(made, range(members))
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
+    graphs = data.graphs
+    of_geometry = np.diff(graphs.neighbour_offsets[graphs.site_offsets])
+    edges = int(of_geometry[graphs.sample_geometry[index]].sum())
     # The first step makes what all steps of a shape share: the second is counted.
     for factors in adam.plan(2, np.full(members, cases.RATE)):
-        with Counter() as counter:
+        with Counter(edges, [width for width, _ in made.sizes.layers]) as counter:
             made.step(parameters, gradients, buffers, index)
             made.update(adam, parameters, gradients, factors)
     return counter
+
+
+def _engine(name: str, data: TrainingData) -> Engine:
+    sizes = cases.network_sizes(data)
+    if name == "torch":
+        return TorchEngine(sizes, data, CPU, together=True)
+    from unittest import mock
+
+    from hydragnn_hpc.member.triton_kernels import heads, rows
+    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+
+    # Tiles as on a device.
+    mock.patch.object(rows, "INTERPRETED_TILE", rows.TILE).start()
+    mock.patch.object(heads, "INTERPRETED_ROWS", heads.ROWS).start()
+    return TritonEngine(sizes, data, CPU)
 
 
 def estimates(case: str, engine: str) -> dict[int, Counted]:
@@ -114,10 +198,11 @@ def estimates(case: str, engine: str) -> dict[int, Counted]:
     one, two = (count(case, engine, members).counted for members in (1, 2))
     found = {}
     for members in STACKS:
-        memory, cache = (
-            getattr(one, n) + (members - 1) * (getattr(two, n) - getattr(one, n)) for n in ("memory", "cache")
+        memory, cache, operations = (
+            getattr(one, n) + (members - 1) * (getattr(two, n) - getattr(one, n))
+            for n in ("memory", "cache", "operations")
         )
-        found[members] = Counted(two.launches, memory, cache)
+        found[members] = Counted(two.launches, memory, cache, operations)
     return found
 
 
@@ -131,7 +216,7 @@ def main() -> None:
                 each = found.memory / members / 1e6, found.cache / members / 1e6
                 print(
                     f"{case:12} {engine:7} E={members:3} launches {found.launches:4} memory {each[0]:8.1f} MB cache "
-                    f"{each[1]:8.1f} MB a member   {1e3 * found.seconds:8.2f} ms a step   "
+                    f"{each[1]:8.1f} MB, {found.operations / members / 1e9:6.2f} GFLOP a member   {1e3 * found.seconds:8.2f} ms a step   "
                     f"{cases.BATCH * members / found.seconds:12,.0f} samples/s"
                 )
 
