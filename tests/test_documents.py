@@ -135,7 +135,7 @@ def test_commands_that_are_not_run_are_valid() -> None:
         "bash envs/local.sh nonsense", "bash envs/pack.sh FOLDER", "bash envs/NOWHERE/local.sh",
         "python -m tests.benchmarks.engines nonsense", "python -m tests.benchmarks.engines --rou 2",
         "python -m tests.benchmarks.accuracy", "python -m tests.benchmarks.engines --cases nonsense",
-        "python -m tests.member.triton_kernels.resources --jso", "python -m tests.benchmarks.cases",
+        "python -m tests.member.triton_engine.resources --jso", "python -m tests.benchmarks.cases",
         "ruff chek", "ruff check --fi", "ruff check nowhere", "mypy --stric", "mypy nowhere",
         "pytest tests/nowhere", "pytest tests/report -k nonsense", "pytest -m slo", "pytest --fault-see 1",
         "pytest tests/test_imports.py::test_nothing", "hydragnn-hpc repor", "hydragnn-hpc data inf",

@@ -16,7 +16,7 @@ from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.fused.plan import LOSSES
 from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.triton_kernels.available import unavailable as why_no_kernels
+from hydragnn_hpc.member.triton_engine.available import unavailable as why_no_kernels
 from hydragnn_hpc.sections import Model, Variant
 
 
@@ -97,7 +97,7 @@ def general_engine(
         capture = capture and not why_not_captured(device)
         if not kernels:
             return TorchEngine(sizes, data, device, capture=capture)
-        from hydragnn_hpc.member.triton_kernels.engine import TritonEngine  # Triton may be missing
+        from hydragnn_hpc.member.triton_engine.engine import TritonEngine  # Triton may be missing
 
         return TritonEngine(sizes, data, device, capture=capture)
     # Imported here: PyTorch Geometric takes seconds to load, and PNA does not need it.

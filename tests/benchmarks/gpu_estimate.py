@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.gpu_estimate [--cases 206 periodic]
 
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
-memory; so is every kernel of `hydragnn_hpc.member.triton_kernels`, whose repeated reads of neighbours come from the L2
+memory; so is every kernel of `hydragnn_hpc.member.triton_engine`, whose repeated reads of neighbours come from the L2
 cache. Of arrays of which a kernel reads a small part nothing is counted. Matrix products are counted as they are
 computed, with the padding of tiles. The time is that of the launches plus the longer of that of the bytes and that of
 the products. Nothing here is a measurement of a GPU.
@@ -124,7 +124,7 @@ class Counter(TorchDispatchMode):
 
 def _multiplications(name: str, given: dict[str, Any], inputs: int) -> float:
     """Multiplications of the matrix products of a kernel on a device."""
-    from hydragnn_hpc.member.triton_kernels import heads, rows, trunk
+    from hydragnn_hpc.member.triton_engine import heads, rows, trunk
 
     if name in ("train_heads", "weights_back", "predict_heads"):
         block = heads.BLOCK
@@ -184,8 +184,8 @@ def _engine(name: str, data: TrainingData) -> Engine:
         return TorchEngine(sizes, data, CPU, together=True)
     from unittest import mock
 
-    from hydragnn_hpc.member.triton_kernels import heads, rows
-    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+    from hydragnn_hpc.member.triton_engine import heads, rows
+    from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
     # Tiles as on a device.
     mock.patch.object(rows, "INTERPRETED_TILE", rows.TILE).start()
@@ -216,7 +216,8 @@ def main() -> None:
                 each = found.memory / members / 1e6, found.cache / members / 1e6
                 print(
                     f"{case:12} {engine:7} E={members:3} launches {found.launches:4} memory {each[0]:8.1f} MB cache "
-                    f"{each[1]:8.1f} MB, {found.operations / members / 1e9:6.2f} GFLOP a member   {1e3 * found.seconds:8.2f} ms a step   "
+                    f"{each[1]:8.1f} MB, {found.operations / members / 1e9:6.2f} GFLOP a member   "
+                    f"{1e3 * found.seconds:8.2f} ms a step   "
                     f"{cases.BATCH * members / found.seconds:12,.0f} samples/s"
                 )
 

@@ -71,11 +71,11 @@ PROBLEMS: dict[str, Make] = {  # by engine, and what is special about the data
     "library, MFC": _library("MFC"),
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
-if find_spec("triton"):  # without it, tests/member/triton_kernels fails
-    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+if find_spec("triton"):  # without it, tests/member/triton_engine fails
+    from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
-    PROBLEMS["torch, kernels, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
-    PROBLEMS["torch, kernels, all vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)
+    PROBLEMS["triton, edge lengths"] = _torch((9,), kind=TritonEngine, edges=EDGES)
+    PROBLEMS["triton, geometries and edge lengths that vary"] = _torch((5, 1, 9), kind=TritonEngine, edges=EDGES)
 
 
 class Stack:

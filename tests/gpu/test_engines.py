@@ -61,7 +61,7 @@ def test_memory_does_not_grow_and_shrinks_with_the_stack(name: str) -> None:
     assert second <= first and third < first, trained(name).bytes
 
 
-@pytest.mark.parametrize("name", [n for n in PROBLEMS if n.startswith("torch")])
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n.startswith(("torch", "triton"))])
 def test_launches_do_not_depend_on_the_stack_and_no_sum_is_atomic(name: str, device: Device) -> None:
     counted = []
     for members in (2, 3):  # where sizes vary, a stack of one needs no padding

@@ -1,4 +1,4 @@
-"""The choice of Triton's kernels on the emulated device, where they run in Triton's interpreter."""
+"""The choice of the triton engine on the emulated device, where its kernels run in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from torch import Tensor
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.triton_kernels import operations
+from hydragnn_hpc.member.triton_engine import engine, heads, rows, trunk
 from tests import campaigns
 from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU, problem
 from tests.member.contract.problem import TASKS
 
-OUTPUTS = {"aggregate": 4, "aggregate_back": 7, "edges_back": 7, "adam": 0}
-"""An array that each kernel writes: its position among the arguments."""
+WRITTEN = {
+    "fold": (trunk, 3), "send": (trunk, 8), "mix": (trunk, 12), "mix_back": (trunk, 11), "aggregate_back": (trunk, 11),
+    "edges_back": (trunk, 7), "trunk_products": (trunk, 9), "edge_products": (trunk, 5), "unfold": (trunk, 1),
+    "train_heads": (heads, 15), "weights_back": (heads, 6), "adam": (engine, 0),
+}  # fmt: skip
+"""Where each kernel is launched, and an array that it writes: its position among the arguments."""
 
 
-def chosen(engine: str) -> tuple[str, str]:
+def chosen(requested: str) -> tuple[str, str]:
     """Name of the engine that a campaign with this choice takes on the device, and the reason."""
     tasks = {t.name: {"level": t.level, "field": t.name} for t in TASKS}
-    training = {"epochs": 3, "batch_size": 60, "engine": engine}
+    training = {"epochs": 3, "batch_size": 60, "engine": requested}
     content = {**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"], "training": training}
     campaign = parse_campaign(content, "")
     engine_of, reason = choose(campaign, campaign.variants[0], problem().data, GPU)
@@ -34,28 +38,31 @@ def test_kernels_are_used_on_a_device_unless_torch_is_asked_for(device: Device) 
     assert chosen("torch")[0] == "torch"
 
 
-def test_kernels_that_fail_or_give_wrong_numbers_are_not_used(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(kernel: str, output: int) -> Callable[..., None]:
-        right = getattr(operations, kernel)
+@pytest.mark.parametrize("kernel", WRITTEN)
+def test_a_kernel_that_gives_wrong_numbers_is_not_used(
+    device: Device, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, output = WRITTEN[kernel]
+    right = getattr(module, kernel)
 
-        def changed(*arguments: Tensor) -> None:
-            right(*arguments)
-            arguments[output].mul_(1.01)
+    def wrong(*arguments: Tensor) -> None:
+        right(*arguments)
+        if arguments[output] is not None:
+            arguments[output].mul_(1.05)
 
-        return changed
+    monkeypatch.setattr(module, kernel, wrong)
+    name, reason = chosen("auto")
+    assert name == "torch" and "give wrong numbers on this device" in reason
 
-    def fails(text: str) -> Callable[..., None]:
-        def fail(*arguments: Tensor) -> None:
-            raise RuntimeError(text)
 
-        return fail
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("0 active drivers ([]).\nmore", "fails on this device: 0 active drivers ([])."), ("", "device: RuntimeError")],
+)
+def test_kernels_that_fail_are_not_used(device: Device, text: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Tensor) -> Callable[..., None]:
+        raise RuntimeError(text)
 
-    for kernel, fault, why in (
-        *((name, wrong(name, output), "give wrong numbers on this device") for name, output in OUTPUTS.items()),
-        ("aggregate", fails("0 active drivers ([]).\nmore"), "fails on this device: 0 active drivers ([])."),
-        ("adam", fails(""), "fails on this device: RuntimeError"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(operations, kernel, fault)
-            name, reason = chosen("auto")
-        assert name == "torch" and why in reason, (kernel, reason)
+    monkeypatch.setattr(rows, "place", fails)
+    name, reason = chosen("auto")
+    assert name == "torch" and why in reason

@@ -15,13 +15,14 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 class Engine(Protocol):
     """Forward and backward of E stacked members. A member's numbers depend neither on E nor on its position.
 
-    On a CPU this holds bit for bit. On a GPU, libraries choose kernels by the sizes of arrays, so that another E
-    changes the order of sums. The same E on the same model of GPU, with the same libraries, gives the same bits with
-    the torch engine, which adds nothing atomically; not with the library engine, which does.
+    On a CPU this holds bit for bit, and on a GPU with the triton engine. With the others, libraries choose kernels by
+    the sizes of arrays, so that another E changes the order of sums. The same E on the same model of GPU, with the same
+    libraries, gives the same bits with the torch engine, which adds nothing atomically; not with the library engine,
+    which does.
 
     `tests/member/contract` holds every engine to this. Where several neighbours that differ otherwise share PNA's
-    minimum or maximum, the loss has no gradient, and engines differ: fused assigns it to the first of them, torch and
-    library split it equally. Ties between neighbours with equal features are frequent, but do not matter: the weights
+    minimum or maximum, the loss has no gradient, and engines differ: fused assigns it to the first of them, the others
+    split it equally. Ties between neighbours with equal features are frequent, but do not matter: the weights
     receive the same gradient in either case.
 
     Attributes

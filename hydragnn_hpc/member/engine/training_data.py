@@ -83,9 +83,6 @@ class SampleGraphs:
         return lengths
 
 
-Structure = SampleGraphs  # the earlier name, for code that still uses it
-
-
 @dataclass(frozen=True)
 class TargetReference:
     """The reference that was subtracted from a task's target, and the scale that divided the residual.

@@ -1,1 +1,1 @@
-"""The torch engine: PNA over any graphs, on any device, several members at once; on a GPU also with Triton kernels."""
+"""The torch engine: PNA over any graphs, on any device, several members at once."""

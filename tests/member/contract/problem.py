@@ -40,8 +40,8 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
     "torch together": lambda sizes, data, dtype: TorchEngine(sizes, data, CPU, dtype, together=True),
     "library": lambda sizes, data, dtype: LibraryEngine(sizes, "PNA", data, CPU, dtype, shared=False),
 }
-if find_spec("triton"):  # tests/member/triton_kernels requires it; here kernels run in Triton's interpreter
-    from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+if find_spec("triton"):  # tests/member/triton_engine requires it; here kernels run in Triton's interpreter
+    from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
     ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype)
 

@@ -70,7 +70,7 @@ def over(engines: Iterable[str], names: str, values: list[tuple], repeats: list[
 
 # Each test runs every engine with and without edge features, in one precision or the other; --long adds the other
 # combinations. Triton's interpreter is slow: its engine runs the tests of what its kernels do, and
-# tests/member/triton_kernels has more.
+# tests/member/triton_engine has more.
 PLAIN = [n for n in ENGINES if n != "triton"]
 every = over(PLAIN, "edges", [("without edges",)], [("edges",)])
 every_and_kernels = over(ENGINES, "edges", [("without edges",)], [("edges",)])

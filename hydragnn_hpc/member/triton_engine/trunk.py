@@ -18,10 +18,10 @@ from hydragnn_hpc.member.engine.edges import gaussians
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import AGGREGATES, NetworkSizes
 from hydragnn_hpc.member.torch_engine.arena import Arena
-from hydragnn_hpc.member.triton_kernels import trunk_kernels as kernels
-from hydragnn_hpc.member.triton_kernels.heads import HeadsBack
-from hydragnn_hpc.member.triton_kernels.launch import operation
-from hydragnn_hpc.member.triton_kernels.rows import Geometry, Rows, Tiles
+from hydragnn_hpc.member.triton_engine import trunk_kernels as kernels
+from hydragnn_hpc.member.triton_engine.heads import HeadsBack
+from hydragnn_hpc.member.triton_engine.launch import operation, registers
+from hydragnn_hpc.member.triton_engine.rows import BatchGeometry, Rows, Tiles
 
 WIDEST = 64
 """The most channels, inputs or functions of a basis; each program has a matrix of so many rows and columns."""
@@ -33,6 +33,8 @@ EDGE_TILE, INTERPRETED_EDGE_TILE = 32, 512
 """Rows of a program that computes something for each of their edges, on a device and in the interpreter."""
 WARPS = 8
 """Warps of a program that multiplies matrices."""
+MOST_REGISTERS = 128
+"""Of a thread that goes through neighbours."""
 BLOCK = 1024
 """Parameters that one program of the optimiser updates."""
 BASES, ENVELOPES = {"gaussian", "bessel"}, {"none", "polynomial"}
@@ -106,14 +108,14 @@ class Pass:
         return layer if len(self.own) > 1 else 0
 
 
-class Trunk:
+class TrunkKernels:
     """The trunk of one network, for batches of any shape.
 
     Parameters
     ----------
     sizes : NetworkSizes
     layout : ParameterLayout
-    geometry : Geometry
+    geometry : BatchGeometry
     like : tensor
         An empty tensor of the device and type.
 
@@ -123,7 +125,7 @@ class Trunk:
         W, the most inputs or channels.
     """
 
-    def __init__(self, sizes: NetworkSizes, layout: ParameterLayout, geometry: Geometry, like: Tensor) -> None:
+    def __init__(self, sizes: NetworkSizes, layout: ParameterLayout, geometry: BatchGeometry, like: Tensor) -> None:
         self._sizes, self._geometry = sizes, geometry
         self._padding = max(at + math.prod(shape) for at, shape in layout.parameters.values())
         self._places = torch.tensor(_places(layout, sizes), dtype=torch.int32).to(like.device)
@@ -139,7 +141,7 @@ class Trunk:
     ) -> Pass:  # fmt: skip
         """Run a batch through all layers; in training, update the running statistics in ``buffers``.
 
-        ``inputs`` [A, F0] are those of all atoms, ``edges`` is U (`Geometry.sizes_of`).
+        ``inputs`` [A, F0] are those of all atoms, ``edges`` is U (`BatchGeometry.sizes_of`).
         """
         layers, width, sizes = self._layers, self.width, self._sizes
         depth, pairs, matrices = layers if training else 1, (rows.members, rows.rows), len(self._geometry.coefficients)
@@ -342,7 +344,7 @@ def mix(
         own, sent, added, neighbours, *of_rows, folded, scales, places, tiles, count, received, ties, raw, partial,
         layer, rows, _edges(added), of_rows[1].shape[1], stride, members, width, EDGES=added is not None,
         TRAINING=partial is not None, BLOCKS=blocks, ROWS=size, COLUMNS=_columns(width), OUT=power(width),
-        num_warps=WARPS, num_stages=1,
+        num_warps=WARPS, num_stages=1, **registers(MOST_REGISTERS),
     )  # fmt: skip
 
 
@@ -372,7 +374,8 @@ def collect(
 )
 def mix_back(
     raw: Tensor, statistics: Tensor, partial: Tensor, parameters: Tensor, gradients: Tensor, degree: Tensor,
-    folded: Tensor, scales: Tensor, places: Tensor, tiles: Tensor, count: Tensor, grad: Tensor, x_grad: Tensor, layer: int, blocks: int, size: int,
+    folded: Tensor, scales: Tensor, places: Tensor, tiles: Tensor, count: Tensor, grad: Tensor, x_grad: Tensor,
+    layer: int, blocks: int, size: int,
 ) -> None:  # fmt: skip
     """Launch `trunk_kernels.mix_back`."""
     members, rows, width = raw.shape
@@ -400,7 +403,7 @@ def aggregate_back(
         own, sent, added, receivers, slots, *of_rows, *arrived, parameters, places, tiles, count, back, raw,
         statistics, grad, partial, layer, rows, _edges(added), of_rows[1].shape[1], stride, parameters.shape[1],
         members, width, EDGES=added is not None, FIRST=not before, ROWS=size, COLUMNS=_columns(width),
-        OUT=power(width), num_warps=WARPS, num_stages=1,
+        OUT=power(width), num_warps=WARPS, num_stages=1, **registers(MOST_REGISTERS),
     )  # fmt: skip
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.head_groups import HeadGroup, head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes
-from hydragnn_hpc.member.triton_kernels import head_kernels as kernels
-from hydragnn_hpc.member.triton_kernels.launch import operation
-from hydragnn_hpc.member.triton_kernels.rows import Rows
+from hydragnn_hpc.member.triton_engine import head_kernels as kernels
+from hydragnn_hpc.member.triton_engine.launch import operation
+from hydragnn_hpc.member.triton_engine.rows import Rows
 
 ROWS = 16
 """Rows of a tile on a device."""

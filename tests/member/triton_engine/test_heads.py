@@ -14,9 +14,9 @@ from hydragnn_hpc.member.engine.head_groups import head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.losses import GaussianNll, Huber, Loss, MeanAbsoluteError, MeanSquaredError
 from hydragnn_hpc.member.engine.sizes import POOLINGS, NetworkSizes, TaskSizes
-from hydragnn_hpc.member.triton_kernels import heads
-from hydragnn_hpc.member.triton_kernels.heads import Heads
-from hydragnn_hpc.member.triton_kernels.rows import Rows
+from hydragnn_hpc.member.triton_engine import heads
+from hydragnn_hpc.member.triton_engine.heads import Heads
+from hydragnn_hpc.member.triton_engine.rows import Rows
 
 HCM = (TaskSizes("H", "graph", 1, (7, 5)), TaskSizes("C", "node", 1, (7, 5), 2.0), TaskSizes("M", "node", 1, (7, 5)))
 # Two groups of each level, one of them with a task of another group between its own, and heads without hidden layers.

@@ -17,10 +17,10 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.degrees import degree_scales
 from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import Structure
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.arena import Arena
-from hydragnn_hpc.member.triton_kernels import row_kernels
-from hydragnn_hpc.member.triton_kernels.launch import operation
+from hydragnn_hpc.member.triton_engine import row_kernels
+from hydragnn_hpc.member.triton_engine.launch import operation
 
 TILE = 32
 """Rows that one program processes."""
@@ -92,7 +92,7 @@ class Tiles:
     segments: Tensor
 
 
-class Geometry:
+class BatchGeometry:
     """Neighbours of all samples on the device, and the matrices that PNA's scalers make of one.
 
     Attributes
@@ -115,12 +115,12 @@ class Geometry:
         Where edges have features.
     """
 
-    def __init__(self, structure: Structure, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype) -> None:
-        self.shared = structure.shared_geometry
-        self._structure, self._device, degree = structure, device, structure.degrees()
-        self._most_atoms = int(np.diff(structure.atom_offsets).max())
+    def __init__(self, graphs: SampleGraphs, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype) -> None:
+        self.shared = graphs.shared_geometry
+        self._graphs, self._device, degree = graphs, device, graphs.degrees()
+        self._most_atoms = int(np.diff(graphs.atom_offsets).max())
         self.most_neighbours = int(degree.max(initial=0))
-        offsets, neighbours, edge = structure.neighbour_offsets, structure.neighbours, None
+        offsets, neighbours, edge = graphs.neighbour_offsets, graphs.neighbours, None
         self._order: Tensor | None = None
         if self.shared:
             order = np.argsort(-degree, kind="stable")
@@ -131,7 +131,7 @@ class Geometry:
             offsets = np.concatenate([[0], np.cumsum(degree)])
             self._order = torch.from_numpy(order).to(device)
         self._degree = degree
-        self._edges_before = np.append(offsets, offsets[-1])[structure.site_offsets]  # of each geometry
+        self._edges_before = np.append(offsets, offsets[-1])[graphs.site_offsets]  # of each geometry
         scales = degree_scales(np.arange(self.most_neighbours + 1), sizes.average_degree)
         scales = np.concatenate([np.ones((len(scales), 1)), scales], axis=1)
         self._matrix = np.zeros(len(degree), np.int64)
@@ -146,10 +146,10 @@ class Geometry:
         self.slots: Tensor | None = None
         self.lengths: Tensor | None = None
         if sizes.edges:
-            lengths = structure.lengths() if edge is None else structure.lengths(edge)
+            lengths = graphs.lengths() if edge is None else graphs.lengths(edge)
             self.lengths = torch.from_numpy(lengths).to(device, dtype)
             self._transpose()
-        tables = (structure.atom_offsets, structure.sample_geometry, structure.site_offsets)
+        tables = (graphs.atom_offsets, graphs.sample_geometry, graphs.site_offsets)
         self._tables = [torch.from_numpy(np.array(table, np.int64)).to(device) for table in tables]
         self._fixed: dict[tuple[int, int], Tiles] = {}
 
@@ -157,7 +157,7 @@ class Geometry:
         """Put the edges in the order of their senders."""
         degree = torch.from_numpy(self._degree).to(self._device)
         receiver = torch.repeat_interleave(torch.arange(len(degree), device=self._device), degree)
-        sites = self._structure.site_offsets
+        sites = self._graphs.site_offsets
         before = torch.from_numpy(np.repeat(sites[:-1], np.diff(sites))).to(self._device)
         by_sender = torch.argsort(self.neighbours + before[receiver], stable=True)
         self.receivers = (receiver - before[receiver])[by_sender].int()
@@ -165,7 +165,7 @@ class Geometry:
 
     def sizes_of(self, index: Array) -> tuple[int, int]:
         """Return R and U, the most atoms and the most edges of a member, for samples ``index`` [E, B]."""
-        s = self._structure
+        s = self._graphs
         if self.shared:
             return index.shape[1] * len(self._degree), max(1, len(self.neighbours))
         atoms = (s.atom_offsets[index + 1] - s.atom_offsets[index]).sum(1)

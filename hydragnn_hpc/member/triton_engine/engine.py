@@ -14,10 +14,10 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
-from hydragnn_hpc.member.triton_kernels import heads, trunk
-from hydragnn_hpc.member.triton_kernels.heads import Heads
-from hydragnn_hpc.member.triton_kernels.rows import Geometry
-from hydragnn_hpc.member.triton_kernels.trunk import Trunk, adam
+from hydragnn_hpc.member.triton_engine import heads, trunk
+from hydragnn_hpc.member.triton_engine.heads import Heads
+from hydragnn_hpc.member.triton_engine.rows import BatchGeometry
+from hydragnn_hpc.member.triton_engine.trunk import TrunkKernels, adam
 
 MOST_PREDICTED = 1024
 """Samples predicted at once: a program describes the rows of all of them."""
@@ -56,13 +56,13 @@ class TritonEngine:
         self.layout = ParameterLayout.of(sizes)
         self._graphs = data.graphs
         self._like = torch.empty(0, dtype=dtype, device=device)
-        self._geometry = Geometry(data.graphs, sizes, device, dtype)
+        self._geometry = BatchGeometry(data.graphs, sizes, device, dtype)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
         by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
         self._targets = [resident(np.concatenate(v, axis=1) if len(v) > 1 else v[0], device, dtype) for v in by_group]
         missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
-        self._trunk = Trunk(sizes, self.layout, self._geometry, self._like)
+        self._trunk = TrunkKernels(sizes, self.layout, self._geometry, self._like)
         self._heads = Heads(sizes, self.layout, self._like, missing)
         self._arena = Arena(self._like)
         self._captured = CapturedSteps(self._prepare) if capture and self._geometry.shared else None

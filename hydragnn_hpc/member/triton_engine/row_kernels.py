@@ -1,4 +1,4 @@
-"""The kernel that describes the rows of a batch (`hydragnn_hpc.member.triton_kernels.rows`)."""
+"""The kernel that describes the rows of a batch (`hydragnn_hpc.member.triton_engine.rows`)."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""The kernels of the trunk, and how each divides its work (`hydragnn_hpc.member.triton_kernels.trunk` launches them).
+"""The kernels of the trunk, and how each divides its work (`hydragnn_hpc.member.triton_engine.trunk` launches them).
 
 Every program belongs to one member and owns a tile of the output. No two programs write to the same place, none reads
 what another of its launch writes, and threads exchange nothing but through Triton's reductions and products: no
@@ -163,7 +163,8 @@ def fold(
         sender = own + pre + 2 * inputs + o[None, :] * pre_width + i[:, None]
         block = product(encoder, tl.load(sender, in_inputs[:, None] & in_senders[None, :], 0.0))
         to_edges = folded_edges + (layer * members + member) * (basis + 1) * width
-        mask = (k <= basis)[:, None] & in_senders[None, :] & (matrix == 0)
+        highest = tl.where(matrix == 0, basis, -1)  # the programs of one matrix store it
+        mask = (k <= highest)[:, None] & in_senders[None, :]
         tl.store(to_edges + k[:, None] * width + o[None, :], block, mask)
 
 

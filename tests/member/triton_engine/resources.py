@@ -1,7 +1,7 @@
-"""Compile every kernel for devices that are not here: ``python -m tests.member.triton_kernels.resources [--json]``.
+"""Compile every kernel for devices that are not here: ``python -m tests.member.triton_engine.resources [--json]``.
 
 Steps of several networks run without their kernels: what would be launched, with the constants of a device, is compiled
-for each of `TARGETS`. Prints registers per thread, spilled registers (or bytes of spill) and bytes of shared memory.
+for each of `TARGETS`. Prints registers per thread, and bytes of spills and of shared memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -28,8 +28,8 @@ from triton.runtime.jit import JITFunction
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.losses import GaussianNll
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.triton_kernels import heads, rows, trunk
-from hydragnn_hpc.member.triton_kernels.engine import TritonEngine
+from hydragnn_hpc.member.triton_engine import heads, rows, trunk
+from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 from tests.benchmarks import cases
 from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples
 
@@ -39,7 +39,7 @@ TARGETS = {
 }  # fmt: skip
 TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64"}
 PAPER = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "node", 1))
-WIDE = (TaskSizes("H", "graph", 3, (128, 64), loss=GaussianNll()), TaskSizes("V", "node", 3, (128, 64)))
+WIDE = (TaskSizes("H", "graph", 1, (128, 64), loss=GaussianNll()), TaskSizes("V", "node", 3, (128, 64)))
 NETWORKS: dict[str, dict[str, Any]] = {
     "paper": {"channels": (20, 20), "tasks": PAPER},
     "edges": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF)},
@@ -50,7 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Resources(NamedTuple):
-    """What one kernel needs on one device: registers per thread, spilled registers, and bytes of shared memory."""
+    """What one kernel needs on one device: registers per thread, bytes of spills and of shared memory."""
 
     kernel: str
     network: str
@@ -67,7 +67,7 @@ def recorded() -> Iterator[dict[tuple[str, str], tuple[ASTSource, dict[str, int]
     found: dict[tuple[str, str], tuple[ASTSource, dict[str, int]]] = {}
 
     def record(kernel: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> None:
-        options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+        options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in constants}
         given = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
         signature, known = {}, {}
         for position, name in enumerate(kernel.arg_names):
@@ -83,7 +83,7 @@ def recorded() -> Iterator[dict[tuple[str, str], tuple[ASTSource, dict[str, int]
         yield found
 
 
-def launches(network: str) -> dict[tuple[str, str], tuple[ASTSource, dict[str, int]]]:
+def launches(network: str, target: str) -> dict[tuple[str, str], tuple[ASTSource, dict[str, int]]]:
     """What a training step and a prediction launch on a device."""
     options = dict(NETWORKS[network])
     rng = np.random.default_rng(0)
@@ -91,34 +91,37 @@ def launches(network: str) -> dict[tuple[str, str], tuple[ASTSource, dict[str, i
     data = random_samples(rng, geometries, 14, options["tasks"])
     engine = TritonEngine(NetworkSizes(1, average_degree=(3.5, 1.375), **options), data, CPU)
     parameters, gradients, buffers, adam = cases.new_stack(engine, range(2))
-    sizes = {rows: ("INTERPRETED_TILE", rows.TILE), trunk: ("INTERPRETED_EDGE_TILE", trunk.EDGE_TILE),
-             heads: ("INTERPRETED_ROWS", heads.ROWS)}  # fmt: skip
-    patches = [mock.patch.object(module, name, value) for module, (name, value) in sizes.items()]
-    with recorded() as found:
-        for patch in patches:
-            patch.start()
+    as_on_a_device = [
+        mock.patch.object(rows, "INTERPRETED_TILE", rows.TILE),
+        mock.patch.object(trunk, "INTERPRETED_EDGE_TILE", trunk.EDGE_TILE),
+        mock.patch.object(heads, "INTERPRETED_ROWS", heads.ROWS),
+        mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None),
+    ]
+    with ExitStack() as stack, recorded() as found:
+        for patch in as_on_a_device:
+            stack.enter_context(patch)
         engine.step(parameters, gradients, buffers, np.arange(8).reshape(2, 4))
         engine.update(adam, parameters, gradients, adam.plan(1, np.full(2, 1e-3))[0])
         engine.predict(parameters, buffers, np.arange(4))
-        mock.patch.stopall()
     return found
 
 
 def compiled(network: str, target: str) -> list[Resources]:
     """Compile what a network launches."""
     found = []
-    for (kernel, constants), (source, options) in launches(network).items():
+    for (kernel, constants), (source, options) in launches(network, target).items():
         made = triton.compile(source, target=TARGETS[target], options=options)
         found.append(Resources(kernel, network, target, *_measured(made.asm), made.metadata.shared, constants))
     return found
 
 
 def _measured(asm: dict[str, object]) -> tuple[int, int]:
-    """Registers and spills, as the device's assembler reports them."""
+    """Registers, and bytes of spills, as the device's assembler reports them."""
     if "amdgcn" in asm:
         text = str(asm["amdgcn"])
-        counts = {k: int(v) for k, v in re.findall(r"\.(\w+_count):\s*(\d+)", text)}
-        return counts["vgpr_count"], counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
+        counts = {k: int(v) for k, v in re.findall(r"\.(\w+):\s*(\d+)", text)}
+        # Scalar registers are spilled to vector registers, which costs no memory.
+        return counts["vgpr_count"], counts["private_segment_fixed_size"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(asm["cubin"])  # type: ignore[arg-type]

@@ -20,3 +20,11 @@ def operation(schema: str) -> Callable[[Callable[..., None]], Callable[..., None
         return made
 
     return register
+
+
+def registers(number: int) -> dict[str, int]:
+    """Return the option of a launch with which NVIDIA's compiler uses as many registers as it needs, up to ``number``.
+
+    By default it stores some in memory if more programs can then run at once. Other devices lack the option.
+    """
+    return {"maxnreg": number} if torch.version.cuda else {}

@@ -1,0 +1,119 @@
+"""Triton's kernels: their numbers in Triton's interpreter, and the registers they need on devices that are not here.
+
+`tests/member/contract` holds the engine of these kernels to all that every engine promises, in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from triton.runtime.interpreter import InterpretedFunction
+
+from hydragnn_hpc.member.engine.edges import EdgeBasis
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from hydragnn_hpc.member.triton_engine import head_kernels, heads, row_kernels, rows, trunk, trunk_kernels
+from hydragnn_hpc.member.triton_engine.available import unavailable
+from hydragnn_hpc.member.triton_engine.engine import TritonEngine, unsupported
+from tests.benchmarks.gpu_estimate import count
+from tests.member.contract.problem import CPU, CUTOFF, TASKS, Problem, agree, random_neighbours, random_samples
+
+ROOT = Path(__file__).parents[3]
+GEOMETRIES = {"one geometry": (9,), "several": (1, 4, 12)}
+BASES = {
+    "": None, "gaussian": EdgeBasis(5, CUTOFF), "bessel": EdgeBasis(17, CUTOFF, "bessel", "polynomial"),
+}  # fmt: skip
+NETWORK = NetworkSizes(1, (20, 20), TASKS, (3.5, 1.375))
+
+
+@pytest.mark.parametrize("atoms", GEOMETRIES)
+@pytest.mark.parametrize("edges", BASES)
+def test_tiles_that_cover_a_part_of_the_batch(atoms: str, edges: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles along rows and features, the last of them not full; atoms without neighbours, repeated pairs.
+
+    The first layer has more inputs than channels.
+    """
+    monkeypatch.setattr(rows, "INTERPRETED_TILE", 16)
+    monkeypatch.setattr(rows, "SEGMENT", 4 if atoms == "several" else 20)
+    monkeypatch.setattr(rows, "PLACED", 8)
+    monkeypatch.setattr(trunk, "INTERPRETED_EDGE_TILE", 16)
+    monkeypatch.setattr(heads, "INTERPRETED_ROWS", 16)
+    rng = np.random.default_rng(3)
+    data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]], inputs=19)
+    assert data.graphs.degrees().min() == 0
+    problem = Problem(data, members=2, channels=(17, 17), edges=BASES[edges])
+    index = problem.index(6)
+    plain = TorchEngine(problem.sizes, data, CPU, torch.float64)
+    agree(problem.step(TritonEngine(problem.sizes, data, CPU, torch.float64), index), problem.step(plain, index))
+
+
+@pytest.mark.parametrize("atoms", GEOMETRIES)
+def test_a_member_has_the_same_bits_in_any_stack(atoms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "INTERPRETED_TILE", 16)
+    rng = np.random.default_rng(4)
+    data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in GEOMETRIES[atoms]])
+    problem = Problem(data, members=3, channels=(20,), edges=BASES["gaussian"])
+    engine, index = problem.engine("triton", torch.float32), problem.index(6)
+    parameters, buffers = problem.stack(engine, torch.float32)
+    results = []
+    for chosen in ([0, 1, 2], [2, 0]):
+        own, gradients, running = parameters[chosen], torch.empty_like(parameters[chosen]), buffers[chosen]
+        losses = engine.step(own, gradients, running, index[chosen])
+        results.append({e: torch.cat([losses[k], gradients[k], running[k]]) for k, e in enumerate(chosen)})
+    together, apart = results
+    assert all(torch.equal(together[e], apart[e]) for e in apart)
+
+
+def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
+    """Compiled without a device, for the paper's network with edge features: nothing is spilled."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.member.triton_engine.resources", "--json", "edges"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    launches = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (rows, trunk, heads))
+    launched = {
+        name
+        for module in (row_kernels, trunk_kernels, head_kernels)
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, InterpretedFunction) and f"kernels.{name}[" in launches
+    } - {"count_known"}  # no value is missing
+    assert {"mix", "train_heads", "place"} < launched
+    measured = {(r["kernel"], r["target"]) for r in found}
+    assert measured == {(k, t) for k in launched for t in ("sm_80", "sm_90", "gfx90a", "gfx942")}
+    assert not [r for r in found if r["spills"]]
+    assert max(r["shared"] for r in found) <= 48 * 1024
+
+
+def test_there_are_no_kernels_on_a_cpu() -> None:
+    assert unavailable(CPU, NETWORK) == "the device is the CPU"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        (NetworkSizes(1, (65,), TASKS, (3.5, 1.375)), "at most 64 channels, inputs and edge features, not 65"),
+        (NetworkSizes(1, (20,), TASKS, (3.5, 1.375), edges=EdgeBasis(64, 7.0)), "not 65"),
+        (NetworkSizes(1, (20,), (TaskSizes("H", "graph", 1, (129,)),), (3.5, 1.375)), "at most 128"),
+    ],
+)
+def test_networks_that_are_too_wide_are_not_trained_with_kernels(sizes: NetworkSizes, why: str) -> None:
+    assert why in unsupported(sizes)
+    assert not unsupported(NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("case", "most", "share"), [("206", 36, 7), ("periodic", 36, 30), ("206+lengths", 44, 7), ("varying", 36, 20)]
+)
+def test_a_step_has_few_launches_and_moves_a_fraction_of_the_bytes(case: str, most: int, share: int) -> None:
+    """Counted from the arguments of every operation; those of the kernels are what each array holds, once."""
+    plain, one, two = (count(case, *what) for what in (("torch", 1), ("triton", 1), ("triton", 2)))
+    assert one.counted.launches == two.counted.launches == most
+    assert share * one.counted.memory <= plain.counted.memory
