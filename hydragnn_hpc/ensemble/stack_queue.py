@@ -34,8 +34,8 @@ class StackQueue:
     """Assigns stacks in order; a failed one is tried again up to a limit, the last time each member alone.
 
     So no member is given up because another in its stack failed. Even where the limit is one attempt, the members of a
-    stack get a second one. A member's numbers do not depend on its stack, except for the last digits on a GPU
-    (`member.engine.interface`).
+    stack get a second one. A member's numbers do not depend on its stack, except for the last digits with some
+    engines on a GPU (`member.engine.interface`).
 
     Parameters
     ----------

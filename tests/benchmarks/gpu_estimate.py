@@ -182,14 +182,8 @@ def _engine(name: str, data: TrainingData) -> Engine:
     sizes = cases.network_sizes(data)
     if name == "torch":
         return TorchEngine(sizes, data, CPU, together=True)
-    from unittest import mock
-
-    from hydragnn_hpc.member.triton_engine import heads, rows
     from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
-    # Tiles as on a device.
-    mock.patch.object(rows, "INTERPRETED_TILE", rows.TILE).start()
-    mock.patch.object(heads, "INTERPRETED_ROWS", heads.ROWS).start()
     return TritonEngine(sizes, data, CPU)
 
 

@@ -341,9 +341,10 @@ class StackTraining:
 
 def _described(session: Session) -> str:
     lanes = f" with {session.lanes} vector lanes" if session.lanes else ""
-    # A GPU's libraries choose their kernels by the sizes of arrays, and so by the size of the stack.
-    place = f" on {session.device}, in a stack of {session.stack}" if session.device else ""
-    return f"engine {session.engine}{lanes}{place}"
+    device = f" on {session.device}" if session.device else ""
+    # A GPU's libraries choose their kernels by the sizes of arrays, and so by the size of the stack; triton uses none.
+    stack = f", in a stack of {session.stack}" if session.device and session.engine != "triton" else ""
+    return f"engine {session.engine}{lanes}{device}{stack}"
 
 
 def clip(gradients: torch.Tensor) -> None:

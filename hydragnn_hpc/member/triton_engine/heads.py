@@ -15,13 +15,11 @@ from hydragnn_hpc.member.engine.head_groups import HeadGroup, head_groups
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.sizes import NetworkSizes
 from hydragnn_hpc.member.triton_engine import head_kernels as kernels
-from hydragnn_hpc.member.triton_engine.launch import operation
+from hydragnn_hpc.member.triton_engine.launch import INTERPRETED, operation
 from hydragnn_hpc.member.triton_engine.rows import Rows
 
-ROWS = 16
+ROWS = 128 if INTERPRETED else 16
 """Rows of a tile on a device."""
-INTERPRETED_ROWS = 256
-"""In the interpreter, whose time depends on the number of programs."""
 BLOCK = int(kernels.BLOCK.value)
 OUT, IN = 16, 32
 """Shape of a tile of a weight's gradient."""
@@ -44,11 +42,6 @@ def unsupported(sizes: NetworkSizes) -> str:
         if max(width for pair in sizes.linears(task) for width in pair) > WIDEST:
             return f"task {task.name}: Triton's kernels have at most {WIDEST} features in each layer of a head"
     return ""
-
-
-def tile_rows(like: Tensor) -> int:
-    """Return the rows of a tile."""
-    return INTERPRETED_ROWS if like.device.type == "cpu" else ROWS
 
 
 def last_block(width: int) -> int:
@@ -95,7 +88,7 @@ def train_heads(
         features, index, count, targets, known, parameters, offsets, weights, ties, kept, partial, out,
         features.shape[1], parameters.shape[1], tiles, TASKS=tasks, WIDTHS=tuple(widths),
         KEPT=kept.shape[3], D=width, LOSS=loss, DELTA=delta, LAST=last_block(width), NODE=node,
-        MISSING=known is not None, ADD=add, TIES=ties is not None, ROWS=tile_rows(features), num_stages=1,
+        MISSING=known is not None, ADD=add, TIES=ties is not None, ROWS=ROWS, num_stages=1,
     )  # fmt: skip
 
 
@@ -122,10 +115,10 @@ def predict_heads(
     features: Tensor, count: Tensor, parameters: Tensor, offsets: Tensor, widths: list[int], node: bool, out: Tensor
 ) -> None:
     members, rows, values = out.shape
-    kernels.predict_heads[(triton.cdiv(rows, tile_rows(features)), members)](
+    kernels.predict_heads[(triton.cdiv(rows, ROWS), members)](
         features, count, parameters, offsets, out, rows, parameters.shape[1], TASKS=values // widths[-1],
         WIDTHS=tuple(widths), LAST=last_block(widths[-1]),
-        NODE=node, ROWS=tile_rows(features), num_stages=1,
+        NODE=node, ROWS=ROWS, num_stages=1,
     )  # fmt: skip
 
 
@@ -214,7 +207,7 @@ class Heads:
             assert x is not None
             add = group.node in back
             out = back.setdefault(group.node, x if add else torch.empty_like(x))
-            tasks, tiles = len(group.weights), triton.cdiv(x.shape[1], tile_rows(x))
+            tasks, tiles = len(group.weights), triton.cdiv(x.shape[1], ROWS)
             known = None
             if self._missing:
                 known = torch.empty(members, tasks, dtype=torch.int32, device=x.device)

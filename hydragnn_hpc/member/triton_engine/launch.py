@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import triton
 
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, whose time depends on the number of programs: tiles are larger."""
 _LIBRARY = torch.library.Library("hydragnn_hpc", "FRAGMENT")
 
 

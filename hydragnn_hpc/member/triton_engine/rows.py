@@ -20,12 +20,10 @@ from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.triton_engine import row_kernels
-from hydragnn_hpc.member.triton_engine.launch import operation
+from hydragnn_hpc.member.triton_engine.launch import INTERPRETED, operation
 
-TILE = 32
+TILE = 128 if INTERPRETED else 32
 """Rows that one program processes."""
-INTERPRETED_TILE = 512
-"""The same in the interpreter, whose time depends on the number of programs."""
 SEGMENT = 512
 """Rows over which one program sums the gradients of weights."""
 PLACED = 2048
@@ -151,7 +149,7 @@ class BatchGeometry:
             self._transpose()
         tables = (graphs.atom_offsets, graphs.sample_geometry, graphs.site_offsets)
         self._tables = [torch.from_numpy(np.array(table, np.int64)).to(device) for table in tables]
-        self._fixed: dict[tuple[int, int], Tiles] = {}
+        self._tiles: dict[int, Tiles] = {}
 
     def _transpose(self) -> None:
         """Put the edges in the order of their senders."""
@@ -196,26 +194,23 @@ class BatchGeometry:
 
     def tiles(self, samples: int, rows: int) -> Tiles:
         """Return the tiles of a batch of that many samples and rows of each member."""
-        size = INTERPRETED_TILE if self._device.type == "cpu" else TILE
-        if (samples, rows) not in self._fixed:
-            if self.shared:
-                ends = np.flatnonzero(np.diff(self._matrix, append=-1)) + 1
-                last, matrix = (ends * samples).tolist(), self._matrix[ends - 1].tolist()
-                ranges = list(zip([0, *last[:-1]], last, matrix, strict=True))
-                tiles = _parts(ranges, size)
-                segments = [(*part, 1) for part in _parts(ranges, SEGMENT)]
-            else:
-                tiles = _parts([(0, rows, 0)], size)
-                segments = [
-                    (*part, int(not matrix))
-                    for matrix in range(self.blocks)
-                    for part in _parts([(0, rows, matrix)], self.blocks * SEGMENT)
-                ]
-            self._fixed = dict(list(self._fixed.items())[-7:])  # where geometries vary, every batch may have another R
-            self._fixed[samples, rows] = Tiles(
-                size, *(send(np.array(part, np.int32), self._device) for part in (tiles, segments))
-            )
-        return self._fixed[samples, rows]
+        if not self.shared:  # nearly every batch has another R
+            segments = [
+                (*part, int(not matrix))
+                for matrix in range(self.blocks)
+                for part in _parts([(0, rows, matrix)], self.blocks * SEGMENT)
+            ]
+            return self._on_device(_parts([(0, rows, 0)], TILE), segments)
+        if samples not in self._tiles:
+            ends = np.flatnonzero(np.diff(self._matrix, append=-1)) + 1
+            last, matrix = (ends * samples).tolist(), self._matrix[ends - 1].tolist()
+            ranges = list(zip([0, *last[:-1]], last, matrix, strict=True))
+            segments = [(*part, 1) for part in _parts(ranges, SEGMENT)]
+            self._tiles[samples] = self._on_device(_parts(ranges, TILE), segments)
+        return self._tiles[samples]
+
+    def _on_device(self, tiles: list[tuple[int, int, int]], segments: list[tuple[int, int, int, int]]) -> Tiles:
+        return Tiles(TILE, *(send(np.array(parts, np.int32), self._device) for parts in (tiles, segments)))
 
     def order(self, samples: int) -> Tensor | None:
         """Return the row of each atom of a batch, sample after sample; None where rows are in that order."""

@@ -20,7 +20,7 @@ from hydragnn_hpc.member.engine.sizes import AGGREGATES, NetworkSizes
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.triton_engine import trunk_kernels as kernels
 from hydragnn_hpc.member.triton_engine.heads import HeadsBack
-from hydragnn_hpc.member.triton_engine.launch import operation, registers
+from hydragnn_hpc.member.triton_engine.launch import INTERPRETED, operation, registers
 from hydragnn_hpc.member.triton_engine.rows import BatchGeometry, Rows, Tiles
 
 WIDEST = 64
@@ -29,8 +29,8 @@ NARROWEST = 16
 """Rows and columns of the smallest matrix that Triton multiplies."""
 COLUMNS = 16
 """Features that a program aggregates at once, at most."""
-EDGE_TILE, INTERPRETED_EDGE_TILE = 32, 512
-"""Rows of a program that computes something for each of their edges, on a device and in the interpreter."""
+EDGE_TILE = 128 if INTERPRETED else 32
+"""Rows of a program that computes something for each of their edges."""
 WARPS = 8
 """Warps of a program that multiplies matrices."""
 MOST_REGISTERS = 128
@@ -251,7 +251,7 @@ class TrunkKernels:
         )  # fmt: skip
         edge_sums = None
         if added_grad is not None and self._sizes.edges:
-            tiles = triton.cdiv(rows.rows // rows.stride, edge_tile(made.parameters))
+            tiles = triton.cdiv(rows.rows // rows.stride, EDGE_TILE)
             edge_sums = arena.take(
                 "trunk.edge_sums", tiles, self._layers, rows.members, self._sizes.edges.number + 1, self.width
             )
@@ -263,11 +263,6 @@ class TrunkKernels:
             made.parameters, gradients, self._places, geometry.coefficients, segments, sums, sent_sums, edge_sums,
             self._padding,
         )  # fmt: skip
-
-
-def edge_tile(like: Tensor) -> int:
-    """Return how many rows a program takes that computes something for each of their edges."""
-    return INTERPRETED_EDGE_TILE if like.device.type == "cpu" else EDGE_TILE
 
 
 def _columns(width: int) -> int:
@@ -299,10 +294,9 @@ def edge_messages(
     """Launch `trunk_kernels.edge_messages`."""
     layers, members, edges, width = added.shape
     rows, functions = of_edges[0].shape[1], folded_edges.shape[2] - 1
-    tile = edge_tile(added)
-    kernels.edge_messages[(triton.cdiv(rows // stride, tile), max(1, most), members)](
+    kernels.edge_messages[(triton.cdiv(rows // stride, EDGE_TILE), max(1, most), members)](
         lengths, centres, folded_edges, places, *of_edges, added, rows, edges, stride, members, layers, width,
-        functions, FACTOR=factor, CUTOFF=cutoff, KIND=basis, ENVELOPE=envelope, ROWS=tile, OUT=power(width),
+        functions, FACTOR=factor, CUTOFF=cutoff, KIND=basis, ENVELOPE=envelope, ROWS=EDGE_TILE, OUT=power(width),
         BASIS=power(functions + 1), num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
@@ -417,10 +411,9 @@ def edges_back(
 ) -> None:  # fmt: skip
     """Launch `trunk_kernels.edges_back`."""
     members, rows, width = sent.shape
-    tile = edge_tile(sent)
-    kernels.edges_back[(triton.cdiv(rows // stride, tile), max(1, most), members)](
+    kernels.edges_back[(triton.cdiv(rows // stride, EDGE_TILE), max(1, most), members)](
         sent, added, neighbours, *of_rows, *arrived, places, count, added_grad, layer, rows, _edges(added),
-        of_rows[1].shape[1], stride, members, width, ROWS=tile, COLUMNS=_columns(width),
+        of_rows[1].shape[1], stride, members, width, ROWS=EDGE_TILE, COLUMNS=_columns(width),
     )  # fmt: skip
 
 
@@ -455,7 +448,7 @@ def edge_products(
     kernels.edge_products[(len(edge_sums), layers, members)](
         added_grad, lengths, centres, *of_edges, places, edge_sums, of_edges[0].shape[1], edges, stride, layers,
         members, width, functions, FACTOR=factor, CUTOFF=cutoff, KIND=basis, ENVELOPE=envelope,
-        ROWS=edge_tile(added_grad), OUT=power(width), BASIS=power(functions + 1), num_warps=WARPS, num_stages=1,
+        ROWS=EDGE_TILE, OUT=power(width), BASIS=power(functions + 1), num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
 

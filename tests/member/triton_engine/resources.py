@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -28,7 +28,6 @@ from triton.runtime.jit import JITFunction
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.losses import GaussianNll
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
-from hydragnn_hpc.member.triton_engine import heads, rows, trunk
 from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 from tests.benchmarks import cases
 from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples
@@ -91,15 +90,8 @@ def launches(network: str, target: str) -> dict[tuple[str, str], tuple[ASTSource
     data = random_samples(rng, geometries, 14, options["tasks"])
     engine = TritonEngine(NetworkSizes(1, average_degree=(3.5, 1.375), **options), data, CPU)
     parameters, gradients, buffers, adam = cases.new_stack(engine, range(2))
-    as_on_a_device = [
-        mock.patch.object(rows, "INTERPRETED_TILE", rows.TILE),
-        mock.patch.object(trunk, "INTERPRETED_EDGE_TILE", trunk.EDGE_TILE),
-        mock.patch.object(heads, "INTERPRETED_ROWS", heads.ROWS),
-        mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None),
-    ]
-    with ExitStack() as stack, recorded() as found:
-        for patch in as_on_a_device:
-            stack.enter_context(patch)
+    on_nvidia = mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None)
+    with on_nvidia, recorded() as found:
         engine.step(parameters, gradients, buffers, np.arange(8).reshape(2, 4))
         engine.update(adam, parameters, gradients, adam.plan(1, np.full(2, 1e-3))[0])
         engine.predict(parameters, buffers, np.arange(4))

@@ -205,7 +205,7 @@ def test_pooling(pooling: str, shared: bool, features: int) -> None:
 @pytest.mark.parametrize("lengths", [(1,), (7, 30)])
 def test_batches(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """One atom; many tiles of rows, the last of them not full or all padding; sums over more than one part."""
-    monkeypatch.setattr(heads, "INTERPRETED_ROWS", 2)
+    monkeypatch.setattr(heads, "ROWS", 2)
     monkeypatch.setattr(heads, "SUMMED", 8)
     monkeypatch.setattr(heads, "COUNTED", 8)
     check(Case(HCM, lengths, missing=0.2))

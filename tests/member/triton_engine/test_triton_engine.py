@@ -40,11 +40,11 @@ def test_tiles_that_cover_a_part_of_the_batch(atoms: str, edges: str, monkeypatc
 
     The first layer has more inputs than channels.
     """
-    monkeypatch.setattr(rows, "INTERPRETED_TILE", 16)
+    monkeypatch.setattr(rows, "TILE", 16)
     monkeypatch.setattr(rows, "SEGMENT", 4 if atoms == "several" else 20)
     monkeypatch.setattr(rows, "PLACED", 8)
-    monkeypatch.setattr(trunk, "INTERPRETED_EDGE_TILE", 16)
-    monkeypatch.setattr(heads, "INTERPRETED_ROWS", 16)
+    monkeypatch.setattr(trunk, "EDGE_TILE", 16)
+    monkeypatch.setattr(heads, "ROWS", 16)
     rng = np.random.default_rng(3)
     data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]], inputs=19)
     assert data.graphs.degrees().min() == 0
@@ -56,7 +56,7 @@ def test_tiles_that_cover_a_part_of_the_batch(atoms: str, edges: str, monkeypatc
 
 @pytest.mark.parametrize("atoms", GEOMETRIES)
 def test_a_member_has_the_same_bits_in_any_stack(atoms: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "INTERPRETED_TILE", 16)
+    monkeypatch.setattr(rows, "TILE", 16)
     rng = np.random.default_rng(4)
     data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in GEOMETRIES[atoms]])
     problem = Problem(data, members=3, channels=(20,), edges=BASES["gaussian"])
