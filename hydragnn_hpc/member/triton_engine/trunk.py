@@ -77,15 +77,15 @@ class Pass:
 
     Attributes
     ----------
-    own, sent, raw, grad, back : tensor [layers, E, R, W]
-        In evaluation, where nothing is kept, there is one layer, and neither ``grad`` nor ``back``.
+    own, sent, raw : tensor [layers, E, R, W]
+        In evaluation, where nothing is kept, there is one layer.
     received : tensor [layers, 4, E, R, W]
     ties : int32 tensor [layers, E, R, W]
     statistics : tensor [layers, 2, E, W]
     partial : tensor [tiles, 2, E, W]
     features : tensor [E, R, out]
         The output: the last activations.
-    added, added_grad : tensor [layers, E, U, W] or None
+    added : tensor [layers, E, U, W] or None
     folded : tensor [layers, matrices, E, 5 W + 1, W]
     """
 
@@ -127,7 +127,7 @@ class TrunkKernels:
 
     def __init__(self, sizes: NetworkSizes, layout: ParameterLayout, geometry: BatchGeometry, like: Tensor) -> None:
         self._sizes, self._geometry = sizes, geometry
-        self._padding = max(at + math.prod(shape) for at, shape in layout.parameters.values())
+        self._used = max(at + math.prod(shape) for at, shape in layout.parameters.values())
         self._places = torch.tensor(_places(layout, sizes), dtype=torch.int32).to(like.device)
         self._layers, self.width = len(sizes.channels), max(sizes.inputs, *sizes.channels)
         self._centres, self._factor = None, 0.0
@@ -261,7 +261,7 @@ class TrunkKernels:
             )  # fmt: skip
         unfold(
             made.parameters, gradients, self._places, geometry.coefficients, segments, sums, sent_sums, edge_sums,
-            self._padding,
+            self._used,
         )  # fmt: skip
 
 
