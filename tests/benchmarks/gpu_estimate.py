@@ -164,7 +164,7 @@ def _bytes(tensor: Tensor) -> int:
 def count(case: str, engine: str, members: int) -> Counter:
     """Count a step of the paper's HCM network with Adam, in batches of 64 samples."""
     data = cases.make_samples(case)
-    made = _engine(engine, data)
+    made = engine_of(engine, data)
     parameters, gradients, buffers, adam = cases.new_stack(made, range(members))
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
     graphs = data.graphs
@@ -178,13 +178,14 @@ def count(case: str, engine: str, members: int) -> Counter:
     return counter
 
 
-def _engine(name: str, data: TrainingData) -> Engine:
+def engine_of(name: str, data: TrainingData, device: torch.device = CPU, capture: bool = False) -> Engine:
+    """Return one of `ENGINES` for the paper's HCM network."""
     sizes = cases.network_sizes(data)
     if name == "torch":
-        return TorchEngine(sizes, data, CPU, together=True)
+        return TorchEngine(sizes, data, device, together=True, capture=capture)
     from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
-    return TritonEngine(sizes, data, CPU)
+    return TritonEngine(sizes, data, device, capture=capture)
 
 
 def estimates(case: str, engine: str) -> dict[int, Counted]:

@@ -172,7 +172,7 @@ def test_folds_that_do_not_fit_the_data_are_refused(small: Path, crystal: Path, 
     assert not (tmp_path / "out").exists()
     most = sum(store.read_manifest(crystal).split[:2])
     with pytest.raises(
-        UserError, match=rf"folds={most}: the training and validation sets have \d+ samples that are not equivalent"
+        UserError, match=rf"folds={most}: the training and validation sets have \d+ samples not equivalent"
     ):
         copies.copy(crystal, tmp_path, requirements.of_all(parsed({"folds": most}, most)))
 

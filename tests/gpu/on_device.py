@@ -254,9 +254,7 @@ def speed(run: Callable[[], object], device: torch.device) -> float:
 def stack_of(case: str, engine: str, members: int, device: torch.device) -> Callable[[], object]:
     """Return an epoch of a stack."""
     data = cases.make_samples(case)
-    made = gpu_estimate.ENGINES[engine](
-        cases.network_sizes(data), data, device, together=True, capture=not why_not_captured(device)
-    )
+    made = gpu_estimate.engine_of(engine, data, device, not why_not_captured(device))
     return cases.stacked_epoch(made, members)
 
 

@@ -27,7 +27,7 @@ def test_checks_and_measurements_run_on_a_cpu(
 ) -> None:
     report = tmp_path / "report.md"
     monkeypatch.setattr(on_device, "SECONDS", 0.1)
-    monkeypatch.setattr(gpu_estimate, "ENGINES", {"torch": gpu_estimate.ENGINES["torch"]})
+    monkeypatch.setattr(gpu_estimate, "ENGINES", ("torch",))
     words = ["--device", "cpu", "--cases", "206", "--members", "1", "--report", str(report)]
     monkeypatch.setattr(sys, "argv", ["on_device", *words])
     assert on_device.main() == 0

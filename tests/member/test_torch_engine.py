@@ -103,7 +103,7 @@ def test_a_torch_without_xpu_graphs_trains_without_them_and_says_so(monkeypatch:
     assert not why_not_captured(xpu) and not why_not_captured(torch.device("cuda", 0))
     monkeypatch.delattr(torch.xpu, "XPUGraph")
     assert why_not_captured(xpu) == f"torch {torch.__version__} has no xpu graphs"
-    monkeypatch.setattr(choose, "why_no_kernels", lambda _: "")
+    monkeypatch.setattr(choose, "why_no_kernels", lambda *_: "")
     monkeypatch.setattr(choose, "general_engine", lambda *_, **__: SimpleNamespace(name="triton"))
     tasks = {t.name: {"level": t.level, "field": t.name} for t in TASKS}
     campaign = parse_campaign({**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"]}, "")
