@@ -14,16 +14,12 @@ class Arena:
     def __init__(self, like: Tensor) -> None:
         self._like, self._flat = like, dict[str, Tensor]()
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Return an array of that shape with undefined content; an earlier array of that name becomes invalid."""
-        need = math.prod(shape)
-        if name not in self._flat or self._flat[name].numel() < need:
-            self._flat[name] = self._like.new_empty(need + need // 8)
-        return self._flat[name][:need].view(shape)
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return an array of that shape with undefined content; an earlier array of that name becomes invalid.
 
-    def take_integers(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Return an array of integers likewise."""
+        Without a ``dtype`` it has the arena's own; a name always has the same.
+        """
         need = math.prod(shape)
         if name not in self._flat or self._flat[name].numel() < need:
-            self._flat[name] = self._like.new_zeros(need + need // 8, dtype=dtype)
+            self._flat[name] = self._like.new_empty(need + need // 8, dtype=dtype)
         return self._flat[name][:need].view(shape)

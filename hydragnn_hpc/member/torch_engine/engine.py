@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.engine.head_groups import head_groups
+from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, vector_lanes
@@ -62,9 +62,7 @@ class TorchEngine:
         self._batches = Batches(data.graphs, sizes, device, dtype, room)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
-        by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
-        self._targets = [resident(np.concatenate(v, axis=1) if len(v) > 1 else v[0], device, dtype) for v in by_group]
-        self._missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
+        self._targets, self._missing = resident_targets(self._groups, data, device, dtype)
         # Groups of heads may be in a different order from the tasks.
         order = [task.name for group in self._groups for task in group.tasks]
         column = [order.index(task.name) for task in sizes.tasks]

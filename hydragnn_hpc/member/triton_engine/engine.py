@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.engine.head_groups import head_groups
+from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, AdamW, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
@@ -59,9 +59,7 @@ class TritonEngine:
         self._geometry = BatchGeometry(data.graphs, sizes, device, dtype)
         self._inputs = resident(data.inputs, device, dtype)
         self._groups = head_groups(sizes)
-        by_group = [[data.targets[t.name] for t in group.tasks] for group in self._groups]
-        self._targets = [resident(np.concatenate(v, axis=1) if len(v) > 1 else v[0], device, dtype) for v in by_group]
-        missing = any(bool(np.isnan(values).any()) for group in by_group for values in group)
+        self._targets, missing = resident_targets(self._groups, data, device, dtype)
         self._trunk = TrunkKernels(sizes, self.layout, self._geometry, self._like)
         self._heads = Heads(sizes, self.layout, self._like, missing)
         self._arena = Arena(self._like)

@@ -19,7 +19,7 @@ from hydragnn_hpc.member.triton_engine.launch import INTERPRETED, operation
 from hydragnn_hpc.member.triton_engine.rows import Rows
 
 ROWS = 128 if INTERPRETED else 16
-"""Rows of a tile on a device."""
+"""Rows of a tile."""
 BLOCK = int(kernels.BLOCK.value)
 OUT, IN = 16, 32
 """Shape of a tile of a weight's gradient."""

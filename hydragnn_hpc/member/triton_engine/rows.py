@@ -97,8 +97,6 @@ class BatchGeometry:
     ----------
     shared : bool
         Whether all samples share one geometry.
-    sites : int
-        Number of sites of the geometries.
     coefficients : tensor [matrices, 1 + SCALERS]
         For each folded matrix, the factors of the unscaled part and of the part of each scaler.
     blocks : int
@@ -120,14 +118,15 @@ class BatchGeometry:
         self.most_neighbours = int(degree.max(initial=0))
         offsets, neighbours, edge = graphs.neighbour_offsets, graphs.neighbours, None
         self._order: Tensor | None = None
+        self._rank: Tensor | None = None
         if self.shared:
             order = np.argsort(-degree, kind="stable")
-            rank = np.argsort(order).astype(np.int32)
+            rank = np.argsort(order)
             edge = np.repeat(offsets[order] - np.cumsum(degree[order]) + degree[order], degree[order])
             edge = edge + np.arange(len(neighbours))
             degree, neighbours = degree[order], rank[neighbours[edge]]
             offsets = np.concatenate([[0], np.cumsum(degree)])
-            self._order = torch.from_numpy(order).to(device)
+            self._order, self._rank = (torch.from_numpy(t).to(device) for t in (order, rank))
         self._degree = degree
         self._edges_before = np.append(offsets, offsets[-1])[graphs.site_offsets]  # of each geometry
         scales = degree_scales(np.arange(self.most_neighbours + 1), sizes.average_degree)
@@ -176,7 +175,7 @@ class BatchGeometry:
         members, samples = numbers.shape
 
         def take(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-            return arena.take_integers(f"rows.{name}", dtype, *shape)
+            return arena.take(f"rows.{name}", *shape, dtype=dtype)
 
         count = take("count", torch.int32, members)
         start, length = (take(name, torch.int32, members, samples) for name in ("start", "length"))
@@ -214,10 +213,9 @@ class BatchGeometry:
 
     def order(self, samples: int) -> Tensor | None:
         """Return the row of each atom of a batch, sample after sample; None where rows are in that order."""
-        if self._order is None:
+        if self._rank is None:
             return None
-        rank = torch.argsort(self._order)
-        return (rank * samples + torch.arange(samples, device=self._device)[:, None]).view(-1)
+        return (self._rank * samples + torch.arange(samples, device=self._device)[:, None]).view(-1)
 
 
 def _parts(ranges: list[tuple[int, int, int]], size: int) -> list[tuple[int, int, int]]:

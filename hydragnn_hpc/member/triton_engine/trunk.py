@@ -149,7 +149,7 @@ class TrunkKernels:
         made = Pass(
             rows, tiles, parameters, **by_layer,
             received=arena.take("trunk.received", depth, AGGREGATES, *pairs, width),
-            ties=arena.take_integers("trunk.ties", torch.int32, depth, *pairs, width),
+            ties=arena.take("trunk.ties", depth, *pairs, width, dtype=torch.int32),
             statistics=arena.take("trunk.statistics", layers, 2, rows.members, width),
             partial=arena.take("trunk.partial", len(tiles.tiles), 2, rows.members, width),
             features=arena.take("trunk.features", *pairs, sizes.channels[-1]),
