@@ -124,7 +124,7 @@ class Counter(TorchDispatchMode):
 
 def _multiplications(name: str, given: dict[str, Any], inputs: int) -> float:
     """Multiplications of the matrix products of a kernel on a device."""
-    from hydragnn_hpc.member.triton_engine import heads, rows, trunk
+    from hydragnn_hpc.member.triton_engine import heads, rows, trunk_launches
 
     if name in ("train_heads", "weights_back", "predict_heads"):
         block = heads.BLOCK
@@ -139,10 +139,10 @@ def _multiplications(name: str, given: dict[str, Any], inputs: int) -> float:
     if name not in products:
         return 0.0
     like = given["own"] if name in ("send", "mix", "trunk_products") else given.get("raw", given.get("sent"))
-    columns = -(-(inputs or like.shape[-1]) // trunk.COLUMNS) * trunk.COLUMNS
+    columns = -(-(inputs or like.shape[-1]) // trunk_launches.COLUMNS) * trunk_launches.COLUMNS
     number = like.shape[:-1].numel() if name == "trunk_products" else len(given["tiles"]) * rows.TILE * len(like)
     repeated = given["blocks"] if name == "trunk_products" else 1
-    return products[name] * repeated * number * columns * trunk.power(like.shape[-1])
+    return products[name] * repeated * number * columns * trunk_launches.power(like.shape[-1])
 
 
 def _tensors(values: list[Any]) -> list[Tensor]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.member.choose import choose
-from hydragnn_hpc.member.triton_engine import engine, heads, rows, trunk
+from hydragnn_hpc.member.triton_engine import engine, heads, rows
+from hydragnn_hpc.member.triton_engine import trunk_launches as trunk
 from tests import campaigns
 from tests.gpu.emulated import Device
 from tests.gpu.problems import GPU, problem

@@ -17,7 +17,8 @@ from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.triton_engine import heads, trunk
 from hydragnn_hpc.member.triton_engine.heads import Heads
 from hydragnn_hpc.member.triton_engine.rows import BatchGeometry
-from hydragnn_hpc.member.triton_engine.trunk import TrunkKernels, adam
+from hydragnn_hpc.member.triton_engine.trunk import TrunkKernels
+from hydragnn_hpc.member.triton_engine.trunk_launches import adam
 
 MOST_PREDICTED = 1024
 """Samples predicted at once: a program describes the rows of all of them."""

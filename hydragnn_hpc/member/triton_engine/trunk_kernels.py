@@ -1,4 +1,4 @@
-"""The kernels of the trunk, and how each divides its work (`hydragnn_hpc.member.triton_engine.trunk` launches them).
+"""The kernels of the trunk, and how each divides its work (`trunk_launches` launches them).
 
 Every program belongs to one member and owns a tile of the output. No two programs write to the same place, none reads
 what another of its launch writes, and threads exchange nothing but through Triton's reductions and products: no
@@ -26,7 +26,7 @@ grad                     [E, R, W]                  gradient of a layer's output
 =======================  =========================  ==================================================================
 
 ``tiles``, ``segments``, ``count``, ``first``, ``degree``, ``edge_row``, ``sample`` and ``start`` are those of `Rows`
-and `Tiles`. ``places`` [layers, PLACES] int32 are where the flat vectors hold what a layer needs (`trunk.PLACES`).
+and `Tiles`. ``places`` [layers, PLACES] int32 are where the flat vectors hold what a layer needs (`trunk` makes them).
 """
 
 import triton

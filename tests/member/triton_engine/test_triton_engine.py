@@ -19,7 +19,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
-from hydragnn_hpc.member.triton_engine import head_kernels, heads, row_kernels, rows, trunk, trunk_kernels
+from hydragnn_hpc.member.triton_engine import head_kernels, heads, row_kernels, rows, trunk_kernels, trunk_launches
 from hydragnn_hpc.member.triton_engine.available import unavailable
 from hydragnn_hpc.member.triton_engine.engine import TritonEngine, unsupported
 from tests.benchmarks.gpu_estimate import count
@@ -43,7 +43,7 @@ def test_tiles_that_cover_a_part_of_the_batch(atoms: str, edges: str, monkeypatc
     monkeypatch.setattr(rows, "TILE", 16)
     monkeypatch.setattr(rows, "SEGMENT", 4 if atoms == "several" else 20)
     monkeypatch.setattr(rows, "PLACED", 8)
-    monkeypatch.setattr(trunk, "EDGE_TILE", 16)
+    monkeypatch.setattr(trunk_launches, "EDGE_TILE", 16)
     monkeypatch.setattr(heads, "ROWS", 16)
     rng = np.random.default_rng(3)
     data = random_samples(rng, [random_neighbours(rng, n, n) for n in GEOMETRIES[atoms]], inputs=19)
@@ -78,7 +78,7 @@ def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    launches = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (rows, trunk, heads))
+    launches = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (rows, trunk_launches, heads))
     launched = {
         name
         for module in (row_kernels, trunk_kernels, head_kernels)
