@@ -364,11 +364,26 @@ def test_a_full_disk_is_not_blamed_on_a_structure(tmp_path: Path) -> None:
     """Otherwise ``--on-error skip`` would leave out whatever found no room."""
     frame = "2\nProperties=species:S:1:pos:R:3:f:R:3 pbc=F\nCu 0 0 0 0 0 0\nAu 0 0 {} 0 0 1\n"
     (tmp_path / "a.xyz").write_text("".join(frame.format(2 + k / 9000) for k in range(9000)))
-    words = "data prepare a.xyz x.bp --target f=node:f:eV/Å --on-error skip"
+    refused_on_a_full_disk(tmp_path, "data prepare a.xyz x.bp --target f=node:f:eV/Å --on-error skip")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xyz"]
+
+
+def test_a_full_disk_is_not_blamed_on_a_file_that_is_copied_to_it(tmp_path: Path) -> None:
+    """Such as a compressed one that ASE reads."""
+    (tmp_path / "in").mkdir()
+    for name, cells in (("small", 1), ("large", 20)):
+        cell = "1 0 0\n0 1 0\n0 0 1"
+        text = f"Cu\n1\n{cell}\nCu\n{cells**3}\nDirect\n" + "0.123456789 0.5 0.5\n" * cells**3
+        (tmp_path / "in" / f"{name}.vasp.gz").write_bytes(gzip.compress(text.encode()))
+    refused_on_a_full_disk(tmp_path, "data convert in out.extxyz --on-error skip")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def refused_on_a_full_disk(folder: Path, words: str) -> None:
+    """Run a command where no file may be larger than 100 kB; it must end with one line on what cannot be written."""
     program = Path(sys.executable).with_name("hydragnn-hpc")
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 100; exec {program} {words}"], cwd=tmp_path, capture_output=True, text=True
+        ["bash", "-c", f"ulimit -f 100; exec {program} {words}"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 2 and "skip" not in done.stderr, done
     assert done.stderr.splitlines()[-1].startswith("hydragnn-hpc: error: cannot write "), done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["a.xyz"]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import formats
@@ -225,6 +226,13 @@ def test_damaged_and_other_folders_are_named(small_bp: Path, tmp_path: Path, mon
     assert "'furlong'" in only_error(whole) and "whole.json" in only_error(whole)
     (tmp_path / "whole.json").write_text('{"Dataset": 3}')
     assert "whole.json: Dataset" in only_error(whole)
+
+
+def test_a_full_disk_is_not_blamed_on_a_folder(small_bp: Path, tmp_path: Path) -> None:
+    """Otherwise ``--on-error skip`` would leave it out."""
+    whole = data_files.whole_bp(tmp_path / "whole.bp", small_bp, "raw")
+    with pytest.raises(StorageError, match=r"^cannot write .*missing: No such file or directory"):
+        foreign.unpack(whole, tmp_path / "missing")
 
 
 def test_nothing_in_a_pickle_is_executed(small_bp: Path, tmp_path: Path) -> None:

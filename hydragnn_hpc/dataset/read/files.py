@@ -18,9 +18,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
+from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.dataset.read.compression import decompressing, is_compressed, start_of, without_suffix
 from hydragnn_hpc.dataset.read.frames import FrameLabel
 from hydragnn_hpc.dataset.store.foreign import INDEX
@@ -31,7 +33,7 @@ LARGEST = 256 * 2**20
 """Bytes; a larger file (some 800,000 atoms of LSMS text) is not read whole."""
 
 LARGEST_COPY = 4 * 2**30
-"""Bytes; a larger file in an archive is not copied to disk for a library that reads only from disk."""
+"""Bytes; a larger member of an archive is not read, and no larger copy is made for a library that reads from disk."""
 
 _MAX_EXPANSION = 200
 """An archive that decompresses to more than `LARGEST_COPY` may grow by at most this factor; text grows 3 to 10 times.
@@ -126,19 +128,42 @@ class RawFile:
         Raises
         ------
         UserError
-            If it is larger than `LARGEST_COPY`.
+            If it is an archive itself, compressed with zstd, or larger than `LARGEST_COPY`.
+        StorageError
+            If the copy cannot be written.
+        Exception
+            One of :data:`DAMAGE`, if it cannot be read.
         """
         if self.path is not None and not is_compressed(self.path):
             yield self.path
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, self.plain_name)
-            with self.open() as stream, path.open("wb") as copy:
-                while piece := stream.read(2**20):
-                    copy.write(piece)
-                    if copy.tell() > LARGEST_COPY:
+        with temporary_folder() as folder:
+            path = folder / self.plain_name
+            with self.open() as stream:
+                pieces = iter(lambda: stream.read(2**20), b"")
+                # Opened for each piece, so that a full disk cannot be taken for an error of reading.
+                for piece in chain([b""], pieces):
+                    with storage_errors(path), path.open("ab") as copy:
+                        copy.write(piece)
+                        size = copy.tell()
+                    if size > LARGEST_COPY:
                         raise UserError(f"{self.where}: more than {LARGEST_COPY:,} bytes; decompress it first")
             yield path
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files; it is removed afterwards.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be created.
+    """
+    with storage_errors(Path(tempfile.gettempdir())):
+        created = tempfile.TemporaryDirectory()
+    with created as folder:
+        yield Path(folder)
 
 
 def reason(error: BaseException) -> str:

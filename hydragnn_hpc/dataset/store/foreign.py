@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc.atomic import StorageError, storage_errors
 from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store import bp5
 from hydragnn_hpc.dataset.store.spool import ranges
@@ -32,6 +33,7 @@ PATIENCE = 60.0
 """Seconds that ADIOS2 may take, beyond those for a folder's size."""
 _SLOWEST = 5e6  # bytes per second, slower than any disk in use
 _PLAN = "index.json"
+_STORAGE_FAILED = 3  # exit code of the child
 
 
 @dataclass
@@ -49,6 +51,8 @@ def unpack(bp: Path, folder: Path, without: Sequence[str] = ()) -> Contents:
     ------
     UserError
         If it cannot be read.
+    StorageError
+        If ``folder`` cannot be written.
     """
     _run("unpack", bp, folder, *without)
     plan = json.loads((folder / _PLAN).read_text("utf-8"))
@@ -80,6 +84,8 @@ def _run(action: str, bp: Path, folder: Path, *more: str) -> None:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", text[-1])[:200] if text else f"ADIOS2 ended with code {done.returncode}"
     except subprocess.TimeoutExpired:  # it waits for data that a damaged index promises
         done, reason = None, f"ADIOS2 took more than {patience:.0f} s"
+    if done is not None and done.returncode == _STORAGE_FAILED:
+        raise StorageError(reason)
     if done is None or done.returncode:
         remedy = "it is damaged, or not an ADIOS2 folder" if action == "unpack" else "is the disk full?"
         raise UserError(f"cannot {'read' if action == 'unpack' else 'write'} {bp}: {reason}; {remedy}")
@@ -96,8 +102,11 @@ def _unpack(bp: Path, folder: Path, without: Sequence[str]) -> None:
         for number, name in enumerate(sorted(reader.available_variables())):
             if not set(name.split("/")) & set(without):
                 files[name] = f"{number}.npy"
-                np.save(folder / files[name], np.asarray(reader.read(name)), allow_pickle=False)
-    (folder / _PLAN).write_text(json.dumps({"attributes": attributes, "arrays": files}), encoding="utf-8")
+                array = np.asarray(reader.read(name))
+                with storage_errors(folder):
+                    np.save(folder / files[name], array, allow_pickle=False)
+    with storage_errors(folder):
+        (folder / _PLAN).write_text(json.dumps({"attributes": attributes, "arrays": files}), encoding="utf-8")
 
 
 def _pack(bp: Path, folder: Path) -> None:
@@ -125,5 +134,8 @@ if __name__ == "__main__":
             _unpack(Path(_bp), Path(_folder), _without)
         else:
             _pack(Path(_bp), Path(_folder))
+    except StorageError as error:
+        sys.stderr.write(str(error))
+        sys.exit(_STORAGE_FAILED)
     except UserError as error:
         sys.exit(str(error))

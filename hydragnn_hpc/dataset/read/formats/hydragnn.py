@@ -7,7 +7,6 @@ are not read, but determined from positions and the cutoff. Values that HydraGNN
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hydragnn_hpc.counts import counted
-from hydragnn_hpc.dataset.read.files import RawFile
+from hydragnn_hpc.dataset.read.files import RawFile, temporary_folder
 from hydragnn_hpc.dataset.read.formats import hydragnn_features as features
 from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
 from hydragnn_hpc.dataset.read.formats.hydragnn_features import Configuration, OutputFeature, Scaling
@@ -201,8 +200,8 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
     if file.plain_name.endswith(".json"):  # the configuration
         return
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            parts = _of_adios(file.path, Path(folder)) if file.path.is_dir() else _of_pickle(file.path)
+        with temporary_folder() as folder:
+            parts = _of_adios(file.path, folder) if file.path.is_dir() else _of_pickle(file.path)
             for part in parts:
                 yield from part.frames(file)
     except UserError as error:
