@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydragnn_hpc.member import worker
@@ -42,6 +43,10 @@ def report_of(*arguments):
     return reported(*arguments)
 
 
+if find_spec("triton"):
+    from tests.triton_interpreter import accelerate
+
+    accelerate()
 seen, memory, fault = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 del sys.argv[1:4]
 with emulated(memory) as device:

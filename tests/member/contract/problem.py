@@ -42,7 +42,9 @@ ENGINES: dict[str, Callable[[NetworkSizes, TrainingData, torch.dtype], Engine]] 
 }
 if find_spec("triton"):  # tests/member/triton_engine requires it; here kernels run in Triton's interpreter
     from hydragnn_hpc.member.triton_engine.engine import TritonEngine
+    from tests.triton_interpreter import accelerate
 
+    accelerate()
     ENGINES["triton"] = lambda sizes, data, dtype: TritonEngine(sizes, data, CPU, dtype)
 
 

@@ -17,6 +17,9 @@ from hydragnn_hpc.member.engine.sizes import POOLINGS, NetworkSizes, TaskSizes
 from hydragnn_hpc.member.triton_engine import heads
 from hydragnn_hpc.member.triton_engine.heads import Heads
 from hydragnn_hpc.member.triton_engine.rows import Rows
+from tests.triton_interpreter import accelerate
+
+accelerate()
 
 HCM = (TaskSizes("H", "graph", 1, (7, 5)), TaskSizes("C", "node", 1, (7, 5), 2.0), TaskSizes("M", "node", 1, (7, 5)))
 # Two groups of each level, one of them with a task of another group between its own, and heads without hidden layers.
