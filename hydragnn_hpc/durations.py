@@ -57,7 +57,7 @@ def clock(seconds: float) -> str:
 
 
 def with_units(seconds: float) -> str:
-    """Return ``24h``, ``1h30m`` or ``90s``, as `seconds_of` reads it."""
+    """Return ``24h``, ``1h30m`` or ``1m30s``, as `seconds_of` reads it; at least ``1s``, since it refuses zero."""
     whole = int(seconds)
     parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
     return "".join(f"{number}{unit}" for number, unit in parts if number) or "1s"

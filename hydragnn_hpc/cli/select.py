@@ -55,10 +55,10 @@ def select(
 ) -> None:
     """Choose structures whose predictions are least certain, and which differ from each other.
 
-    They are chosen one after the other: each has the largest calibrated spread times distance, in the network's
-    features, from those chosen before. The spread of a structure is the root mean square over its values; with several
-    tasks, over these as well, each relative to its root mean square over the pool. The csv file has a row per
-    structure, in the order of choice.
+    They are chosen one after the other: each has the largest spread times distance, in the network's features, from
+    those chosen before. The spread of a structure is the root mean square over its values, calibrated where it can be,
+    without the noise that a task with the loss nll learns; with several tasks, over these as well, each relative to its
+    root mean square over the pool. The csv file has a row per structure, in the order of choice.
     """
     from hydragnn_hpc.dataset.build.unseen import Preparation, ReadingChoice
     from hydragnn_hpc.dataset.read.frames import hint_to_skip
@@ -96,4 +96,4 @@ def select(
         writer.writerow((*selection.COLUMNS, *(f"std_{name}" for name in candidates.tasks)))
         writer.writerows(candidates.rows(chosen, scores))
     allowed = ", all that the limits allow" if len(chosen) < number else ""
-    log(f"{counted(len(chosen), 'structure')} chosen{allowed} of {len(candidates):,}")
+    log(f"{len(chosen):,} of {counted(len(candidates), 'structure')} chosen{allowed}")

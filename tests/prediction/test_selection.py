@@ -99,7 +99,7 @@ def test_one_of_each_class_and_composition(plain: Path) -> None:
         found = called(folder, "select", "out-plain", "twins.extxyz", "--one-per-class", *how)
         rows = table(found.stdout)
         assert sorted({int(r["index"]) // 2 for r in rows}) == [0, 1, 2] and len(rows) == 3
-        assert "3 structures chosen, all that the limits allow of 6" in found.stderr
+        assert "3 of 6 structures chosen, all that the limits allow" in found.stderr
     rows = table(done(folder, "select", "out-plain", "twins.extxyz", "--per-composition", "1"))
     irons = {int((atoms.numbers == 26).sum()) for atoms in pool}
     assert len({r["composition"] for r in rows}) == len(rows) == len(irons)

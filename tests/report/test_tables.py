@@ -15,6 +15,7 @@ from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.tables.registry import write_tables
+from hydragnn_hpc.report.tables.timing import timing_table
 from tests.report import making
 
 MIXED = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
@@ -114,6 +115,16 @@ def test_the_timing_table_names_stacked_members(tmp_path: Path) -> None:
     out = making.make(tmp_path / "stacked", variants=("H",), replicas=4, stack=4, samples=10)
     write_tables(out)
     assert "stacks of up to 4: a member's time is that of its stack" in (out / "report" / "timing.md").read_text()
+
+
+def test_the_time_of_a_variants_only_member_has_no_spread(tmp_path: Path) -> None:
+    """Unlike Table 1, the timing table shows no dash there, and its notes promise none."""
+    out = making.make(tmp_path / "few", variants=("HM", "H"), replicas=2, samples=10)
+    (out / "members" / "H" / "01" / "result.json").unlink()
+    snapshot = rows.read(out)
+    table = timing_table(snapshot, rows.timing_rows(snapshot))
+    assert ["±" in cells[1] for cells in table.cells] == [True, False] and text.MISSING not in table.cells[1]
+    assert table.notes[1] == "± is the standard deviation over members (ddof = 1)."
 
 
 def test_latex_and_markdown_escape_names() -> None:

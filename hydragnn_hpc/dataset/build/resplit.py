@@ -59,7 +59,10 @@ class SymmetryLeakage:
 
 
 def split(bp: Path, out: Path, options: SplitOptions, force: bool = False) -> tuple[store.Manifest, SymmetryLeakage]:
-    """Write the data set ``bp`` as ``out`` with another split; everything else stays the same.
+    """Write the data set ``bp`` as ``out`` with another split; its samples stay the same.
+
+    What follows from the split is computed anew: the targets' scaling, and remarks. Return the manifest of ``out``, and
+    how many test samples have an equivalent in the training set before and after.
 
     Raises
     ------

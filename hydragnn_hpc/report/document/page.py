@@ -81,7 +81,9 @@ def embedded(path: Path) -> EmbeddedImage:
 
 
 def curves(content: Content) -> dict[str, str]:
-    """Return the points of every listed member's small learning curve, as an SVG of `CURVE_WIDTH` by `CURVE_HEIGHT`.
+    """Return the small learning curve of every listed member, by its name, as the ``points`` of an SVG polyline.
+
+    They lie within `CURVE_WIDTH` by `CURVE_HEIGHT` page pixels.
 
     The logarithm of the validation loss (its asinh where it may be negative) is shown against the epoch; the members of
     a variant share their axes.

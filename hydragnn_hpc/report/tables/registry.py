@@ -27,11 +27,11 @@ class TableFile(Generic[T]):
     name : str
         The files' name without suffix.
     content : callable
-        Returns a record for each row from a snapshot.
+        Takes a snapshot; returns a record for each row.
     columns : callable
-        Returns a record as a row of the csv file.
+        Takes the snapshot and a record; returns its row of the csv file.
     tables : callable
-        Returns what the other files show, from a snapshot, its records and the rows of the csv file.
+        Takes the snapshot, the records and the rows of the csv file; returns the tables that the other files show.
     """
 
     name: str
@@ -56,7 +56,7 @@ TABLES: tuple[TableFile[Any], ...] = (
 def write_tables(out: Path | str | Snapshot) -> list[Path]:
     """Write those of :data:`TABLES` that have rows into the folder ``report/``; return the files.
 
-    The same results give the same bytes.
+    ``out`` is a campaign's folder, or a snapshot of it. The same results give the same bytes.
 
     Raises
     ------

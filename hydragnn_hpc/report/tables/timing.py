@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydragnn_hpc.report import text
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.rows import CsvRow, Snapshot, TimingRow
-from hydragnn_hpc.report.tables.text_table import COUNTED, TextTable, notes_on, tidy
+from hydragnn_hpc.report.tables.text_table import COUNTED, SPREAD, TextTable, tidy
 
 
 def tables(snapshot: Snapshot, content: Sequence[TimingRow], csv: list[CsvRow]) -> list[TextTable]:
@@ -32,5 +32,5 @@ def timing_table(snapshot: Snapshot, content: Sequence[TimingRow]) -> TextTable:
     stacked = [note] if (note := rows.stacking_note(snapshot)) else []
     spread = any("±" in cell for row in shown for cell in row)
     title = "Training time of a member" + (", mean ± std over members" if spread else "")
-    notes = (*(notes_on([r.n for r in content]) if spread else [COUNTED]), *stacked)
+    notes = (COUNTED, *([f"{SPREAD}."] if spread else []), *stacked)
     return TextTable(title, header, shown, notes)
