@@ -24,9 +24,9 @@ class LineLimits:
     Attributes
     ----------
     line_bytes : int
-        Length of a line. The longest event lists the members of a stack, some 150 bytes each.
+        The longest line. The longest event lists the members of a stack, some 150 bytes each.
     lines_per_second : int
-        The smallest models finish some hundred epochs per second.
+        The most lines in a second. The smallest models finish some hundred epochs per second.
     """
 
     line_bytes: int = 4 << 20
@@ -74,10 +74,9 @@ class LineReader:
             complete[0] = bytes(self._partial) + complete[0]
             self._partial.clear()
         self._partial += rest
-        if len(self._partial) > self._limits.line_bytes:
-            raise BadLinesError(
-                f"a line of more than {self._limits.line_bytes:,} bytes, {quoted(bytes(self._partial))}"
-            )
+        for line in (*complete, self._partial):
+            if len(line) > self._limits.line_bytes:
+                raise BadLinesError(f"a line of more than {self._limits.line_bytes:,} bytes, {quoted(bytes(line))}")
         self._count(len(complete))
         return complete
 

@@ -50,6 +50,7 @@ def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
     ("sent", "message"),
     [
         (b"x" * 11, "a line of more than 10 bytes, b'x"),
+        (b"x" * 11 + b"\nx\n", "a line of more than 10 bytes, b'x"),
         (b"x\nxxxxx\n" + b"y" * 11, "a line of more than 10 bytes, b'y"),
         (b"x\n" * 6, "more than 5 lines per second"),
     ],
