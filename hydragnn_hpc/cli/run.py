@@ -49,7 +49,8 @@ def run(
 ) -> None:
     """Train a campaign's unfinished members; the same command again continues where it stopped.
 
-    Exit codes: 0 all done; 1 done, but members failed for good; 2 usage or configuration; 75 out of time, run it again.
+    Exit codes: 0 all done; 1 done, but members failed for good, or none could be trained; 2 usage or configuration; 75
+    out of time, run it again.
     """
     from hydragnn_hpc.paths import CampaignFolder
 

@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.any_data FOLDER [--only NAME] [--structures 500] [--for speed]
 
-Each data set is written to FOLDER, and then prepared, given to ``init``, trained and reported without any choice made
-by hand. Labels are those of ASE's EMT potential, and of the surrogate of `hydragnn-hpc data generate`. The table shows
-RMSE on the test set: of the ensemble's mean, of one member on average, and of the better baseline; and R² of a member.
+Each data set is written to a folder in FOLDER, and then prepared, given to ``init``, trained and reported without any
+choice made by hand. Labels are those of ASE's EMT potential, and of the surrogate of ``hydragnn-hpc data generate``.
+The table shows RMSE on the test set: of the ensemble's mean, of one member on average, and of the better baseline; the
+ratio of the baseline's to the mean's; and R² of one member on average.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ DATA: dict[str, tuple[Callable[[np.random.Generator], Atoms] | None, list[str]]]
     "clusters": (cluster, FORCES),
     "ternary": (None, ["mixing=mixing:energy:eV", "charge=node:charge:e"]),
 }
+"""By name: what makes a structure (None: the program's surrogate), and the targets."""
 
 
 def measure(folder: Path, name: str, options: argparse.Namespace) -> None:

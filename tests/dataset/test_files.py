@@ -63,7 +63,7 @@ def contents(source: Path) -> Iterator[tuple[str, bytes | UserError]]:
             yield file.where, error
 
 
-def test_a_member_that_is_there_twice_is_named(tmp_path: Path) -> None:
+def test_a_member_that_is_there_twice_is_reported(tmp_path: Path) -> None:
     """As when a file was packed once by its name and once from the folder."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(pack_members([(name, b"1", tarfile.REGTYPE) for name in ("a", "./a", "b", "a")]))
@@ -215,7 +215,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     assert "is not a regular file" in str(found[3][1])
 
 
-def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+def test_a_file_too_large_is_not_read_whole(tmp_path: Path) -> None:
     with (tmp_path / "out_1").open("wb") as stream:
         stream.truncate(files.LARGEST + 1)  # a sparse file: no space taken
     ((_, content),) = contents(tmp_path)
@@ -273,7 +273,7 @@ def test_a_structures_name_is_not_used_as_a_path(tmp_path: Path, raw: Path, name
 
 
 def extension(kind: bytes, content: bytes, size: int | None = None) -> bytes:
-    """A tar header that describes the next one, with the content that it announces or another ``size``."""
+    """A tar header that extends the next one, and its content, of which the header may state a wrong ``size``."""
     header = tarfile.TarInfo("x")
     header.type, header.size = kind, len(content) if size is None else size
     return header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
@@ -301,7 +301,7 @@ LONG = extension(tarfile.GNUTYPE_LONGNAME, b"name")
     ids=["pax", "global pax", "long name", "negative", "nested", "no numbers", "backwards"],
 )
 def test_headers_made_to_take_memory_or_never_to_end_are_one_error(tmp_path: Path, start: bytes, message: str) -> None:
-    """Read whole into memory, a header of a few packed megabytes takes all of it."""
+    """``tarfile`` reads a header whole: a huge one, of a few megabytes once compressed, would fill the memory."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(gzip.compress(start + pack({"out_1": b"1"})))
     with pytest.raises(UserError, match=rf"cannot read .*a\.tar: .*{message}"):

@@ -23,7 +23,7 @@ def jsrun(words: list[str]) -> tuple[dict[str, object], list[str]]:
         parser.add_argument(option, type=int, required=True)
     parser.add_argument("program", nargs=argparse.REMAINDER)
     given = parser.parse_args(words)
-    assert given.n % given.r == 0, "the last host would be filled in part"
+    assert given.n % given.r == 0, "the last host would be only partly filled"
     assert given.r * given.g <= 6, "a Summit node has 6 GPUs"
     assert given.r * given.c <= 42, "a Summit node has 42 usable cores"
     return {"ranks": given.n * given.a, "per_node": given.r * given.a, "cores": given.c}, given.program
