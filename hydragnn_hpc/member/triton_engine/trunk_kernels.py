@@ -58,6 +58,12 @@ def place_of(places, layer, which: tl.constexpr):
 
 
 @triton.jit
+def numel(members, rows, width):
+    """Numbers in an array [members, rows, width]: int64, because a multiple of it can exceed 2^31."""
+    return tl.cast(members, tl.int64) * rows * width
+
+
+@triton.jit
 def rows_of_tile(tiles, tile, count, member, ROWS: tl.constexpr):
     """Rows of a tile, relative to the member's first, and which of them are atoms."""
     row = tl.load(tiles + 3 * tile) + tl.arange(0, ROWS)
@@ -331,7 +337,7 @@ def mix(
     in_outputs = o < outputs
     each = members * ((1 + AGGREGATES) * width + 1) * width
     matrix_at = folded + matrix * each + member * ((1 + AGGREGATES) * width + 1) * width
-    kind = members * rows * width
+    kind = numel(members, rows, width)
     dtype = raw.dtype.element_ty
     result = tl.zeros([ROWS, OUT], dtype)
     for block in range(BLOCKS):
@@ -497,7 +503,7 @@ def mix_back(
     gradient = tl.where(inside, gradient * (inverse * scale)[None, :], 0.0)
     tl.store(grad + at, gradient, inside)
     dtype = raw.dtype.element_ty
-    kind = members * rows * width
+    kind = numel(members, rows, width)
     each = members * ((1 + AGGREGATES) * width + 1) * width
     matrix_at = folded + matrix * each + member * ((1 + AGGREGATES) * width + 1) * width
     for begin in range(0, inputs, COLUMNS):
@@ -571,7 +577,7 @@ def aggregate_back(
     most = tl.max(number, 0)
     inputs = place_of(places, layer, INPUTS)
     dtype = sent.dtype.element_ty
-    kind = members * rows * width
+    kind = numel(members, rows, width)
     pre_width = (3 if EDGES else 2) * inputs
     pre = parameters + member * size + place_of(places, layer, PRE) + inputs
     i = tl.arange(0, OUT)
@@ -632,7 +638,7 @@ def edges_back(
     from_row = tl.load(neighbours + edge, has, 0) * stride
     inputs = place_of(places, layer, INPUTS)
     dtype = sent.dtype.element_ty
-    kind = members * rows * width
+    kind = numel(members, rows, width)
     for begin in range(0, inputs, COLUMNS):
         column = begin + tl.arange(0, COLUMNS)
         present = has[:, None] & (column < inputs)[None, :]
@@ -672,7 +678,7 @@ def trunk_products(
     of_y = tl.zeros([COLUMNS, OUT], dtype)
     of_mean, of_low, of_high, of_deviation, of_sent = of_y, of_y, of_y, of_y, of_y
     of_bias = tl.zeros([OUT], dtype)
-    kind = members * rows * width
+    kind = numel(members, rows, width)
     member_at = layer * members + member
     received_at = received + (layer * AGGREGATES * members + member) * rows * width
     for at in range(first, end, ROWS):
@@ -779,7 +785,7 @@ def unfold(
     pre_at, in_pre = pre + c[None, :] * pre_width + i[:, None], in_inputs[:, None] & c_in_inputs[None, :]
     across = tl.load(own + across_at, in_across, 0.0)  # [out, middle]
     height = (1 + AGGREGATES) * width + 1
-    apart = layers * members * height * width
+    apart = numel(layers * members, height, width)
     at = sums + (layer * members + member) * height * width
     block_at, bias_at = at + i[:, None] * width + o[None, :], at + width * width + o
 
@@ -836,7 +842,7 @@ def unfold(
     sent_at = sent_sums + (layer * members + member) * width * width + i[:, None] * width + c[None, :]
     for segment in range(number):
         if tl.load(segments + 4 * segment + 3) != 0:
-            of_sent += tl.load(sent_at + segment * layers * members * width * width, in_pre, 0.0)
+            of_sent += tl.load(sent_at + segment * numel(layers * members, width, width), in_pre, 0.0)
     tl.store(to + pre_at + inputs, of_sent, in_pre)
 
     if EDGES:
@@ -845,7 +851,7 @@ def unfold(
         mask = (k <= basis)[:, None] & in_inputs[None, :]
         edge_at = edge_sums + ((layer * members + member) * (basis + 1) + k[:, None]) * width + i[None, :]
         for tile in range(tiles):
-            of_edges += tl.load(edge_at + tile * layers * members * (basis + 1) * width, mask, 0.0)
+            of_edges += tl.load(edge_at + tile * numel(layers * members, basis + 1, width), mask, 0.0)
         sender_at, in_sender = pre + 2 * inputs + i[:, None] * pre_width + c[None, :], in_pre
         of_encoder = product(of_edges, tl.load(own + sender_at, in_sender, 0.0))
         at_encoder = to + place_of(places, layer, ENCODER) + c[None, :] * basis + k[:, None]
