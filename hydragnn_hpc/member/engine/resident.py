@@ -26,10 +26,13 @@ def prediction_batch_size(graphs: SampleGraphs, device: torch.device, members: i
 
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copy an array to the device as ``dtype``; on the CPU, one of that type is not copied, even if read-only."""
+    """Copy an array to the device as ``dtype``, in C order; on the CPU, one that is so is not copied, even if read-only.
+
+    Kernels rely on the order: torch would keep that of a transposed array.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array)).to(device, dtype)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype)
 
 
 def send(array: Array, device: torch.device) -> Tensor:

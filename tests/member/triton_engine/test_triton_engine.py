@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,17 @@ def test_a_member_has_the_same_bits_in_any_stack(atoms: str, monkeypatch: pytest
         results.append({e: torch.cat([losses[k], gradients[k], running[k]]) for k, e in enumerate(chosen)})
     together, apart = results
     assert all(torch.equal(together[e], apart[e]) for e in apart)
+
+
+def test_data_may_have_any_order_in_memory() -> None:
+    rng = np.random.default_rng(6)
+    data = random_samples(rng, [random_neighbours(rng, 5, 8)], tasks=TASKS[2:], inputs=3)
+    columns = {name: np.asfortranarray(values) for name, values in data.targets.items()}
+    outcomes = []
+    for same in (data, replace(data, inputs=np.asfortranarray(data.inputs), targets=columns)):
+        problem = Problem(same, TASKS[2:], members=1, channels=(4,))
+        outcomes.append(problem.step(problem.engine("triton"), problem.index(6)))
+    agree(*outcomes)
 
 
 def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
