@@ -26,9 +26,9 @@ def prediction_batch_size(graphs: SampleGraphs, device: torch.device, members: i
 
 
 def resident(array: Array, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Copy an array to the device as ``dtype``, in C order; on the CPU, one that is so is not copied, even if read-only.
+    """Copy an array to the device as ``dtype``, in C order; on the CPU, one that is so already is not copied.
 
-    Kernels rely on the order: torch would keep that of a transposed array.
+    Kernels rely on the order: torch would keep that of a transposed array. What is not copied may be read-only.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

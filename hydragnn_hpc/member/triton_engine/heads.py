@@ -21,6 +21,7 @@ from hydragnn_hpc.member.triton_engine.rows import Rows
 ROWS = 128 if INTERPRETED else 16
 """Rows of a tile."""
 BLOCK = int(kernels.BLOCK.value)
+"""Columns of a block of activations."""
 OUT, IN = 16, 32
 """Shape of a tile of a weight's gradient."""
 SUMMED = 64
@@ -30,6 +31,7 @@ COUNTED = 512
 POOLED = 512
 """Features that are pooled at once."""
 WIDEST = 128
+"""The most features of any layer of a head; of its output they include those of noise."""
 LOSSES = ("mse", "mae", "huber", "nll")
 """Those of `hydragnn_hpc.member.engine.losses` that the kernels have."""
 
@@ -56,6 +58,7 @@ def last_block(width: int) -> int:
 def pool_samples(
     features: Tensor, start: Tensor, length: Tensor, stride: int, how: str, pooled: Tensor, ties: Tensor | None
 ) -> None:
+    """Launch `head_kernels.pool_samples`."""
     members, samples, width = pooled.shape
     columns = triton.next_power_of_2(width)
     kernels.pool_samples[(samples, members)](
@@ -66,6 +69,7 @@ def pool_samples(
 
 @operation("count_known(Tensor targets, Tensor index, Tensor count, int width, bool node, Tensor(a!) known) -> ()")
 def count_known(targets: Tensor, index: Tensor, count: Tensor, width: int, node: bool, known: Tensor) -> None:
+    """Launch `head_kernels.count_known`."""
     members, tasks = known.shape
     kernels.count_known[(tasks, members)](
         targets, index, count, known, index.shape[1], TASKS=tasks, D=width, NODE=node, ROWS=COUNTED
@@ -82,6 +86,7 @@ def train_heads(
     offsets: Tensor, weights: Tensor, ties: Tensor | None, widths: list[int], loss: str, delta: float, node: bool,
     add: bool, kept: Tensor, partial: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
+    """Launch `head_kernels.train_heads`."""
     members, tasks, tiles = partial.shape
     width = targets.shape[1] // tasks
     kernels.train_heads[(tiles, members)](
@@ -100,6 +105,7 @@ def weights_back(
     features: Tensor, kept: Tensor, count: Tensor, plan: Tensor, partial: Tensor, node: bool, gradients: Tensor,
     losses: Tensor,
 ) -> None:  # fmt: skip
+    """Launch `head_kernels.weights_back`."""
     members, tasks, rows, columns = kept.shape
     kernels.weights_back[(len(plan), members)](
         features, kept, count, plan, partial, gradients, losses, rows, gradients.shape[1], partial.shape[2],
@@ -114,6 +120,7 @@ def weights_back(
 def predict_heads(
     features: Tensor, count: Tensor, parameters: Tensor, offsets: Tensor, widths: list[int], node: bool, out: Tensor
 ) -> None:
+    """Launch `head_kernels.predict_heads`."""
     members, rows, values = out.shape
     kernels.predict_heads[(triton.cdiv(rows, ROWS), members)](
         features, count, parameters, offsets, out, rows, parameters.shape[1], TASKS=values // widths[-1],

@@ -23,18 +23,23 @@ from hydragnn_hpc.member.triton_engine.heads import HeadsBack
 from hydragnn_hpc.member.triton_engine.rows import BatchGeometry, Rows, Tiles
 
 WIDEST = 64
-"""The most channels, inputs or functions of a basis; each program has a matrix of so many rows and columns."""
+"""The most channels or inputs; of edge features one fewer, as their bias is multiplied with them: programs have whole
+matrices of so many rows and columns."""
 BASES, ENVELOPES = {"gaussian", "bessel"}, {"none", "polynomial"}
 """Of `hydragnn_hpc.member.engine.edges`, those that the kernels have."""
 
 
 def unsupported(sizes: NetworkSizes) -> str:
     """Return why the kernels cannot compute such a trunk, ``""`` if they can."""
-    widest = max(sizes.inputs, *sizes.channels, (sizes.edges.number + 1) if sizes.edges else 0)
+    widest, edges = max(sizes.inputs, *sizes.channels), sizes.edges
     if widest > WIDEST:
-        return f"they have at most {WIDEST} channels, inputs and edge features, not {widest}"
-    if sizes.edges and (sizes.edges.basis not in BASES or sizes.edges.envelope not in ENVELOPES):
-        return f"they lack the basis {sizes.edges.basis} or the envelope {sizes.edges.envelope}"
+        return f"they have at most {WIDEST} channels and inputs, not {widest}"
+    if edges and edges.number >= WIDEST:
+        return f"they have at most {WIDEST - 1} edge features, not {edges.number}"
+    if edges and edges.basis not in BASES:
+        return f"they lack the basis {edges.basis}"
+    if edges and edges.envelope not in ENVELOPES:
+        return f"they lack the envelope {edges.envelope}"
     return ""
 
 
@@ -57,10 +62,12 @@ def _places(layout: ParameterLayout, sizes: NetworkSizes) -> list[list[int]]:
 class Pass:
     """A batch on its way through the trunk: its rows and arrays (`trunk_kernels` says what they hold).
 
+    In evaluation, where nothing is kept, there is one layer of ``own``, ``sent``, ``raw``, ``received`` and ``ties``,
+    and the last two are not used.
+
     Attributes
     ----------
     own, sent, raw : tensor [layers, E, R, W]
-        In evaluation, where nothing is kept, there is one layer.
     received : tensor [layers, 4, E, R, W]
     ties : int32 tensor [layers, E, R, W]
     statistics : tensor [layers, 2, E, W]

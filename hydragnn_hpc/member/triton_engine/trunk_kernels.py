@@ -11,7 +11,7 @@ power of two. Pointers are to contiguous arrays, E members first:
 
 =======================  =========================  ==================================================================
 own                      [E, R, W]                  a layer's input, y
-sent                     [E, R, W]                  W2 y, what a row sends to all its neighbours
+sent                     [E, R, W]                  W2 y (`torch_engine.weights`): what a row sends to its neighbours
 added                    [E, U, W]                  what an edge adds to it, if EDGES
 received                 [4, E, R, W]               mean, minimum, maximum and deviation over the neighbours
 x_grad                   [5, E, R, W]               gradient of y through the products, and of each of ``received``
@@ -32,13 +32,17 @@ and `Tiles`. ``places`` [layers, PLACES] int32 are where the flat vectors hold w
 import triton
 import triton.language as tl
 
-SMALLEST_VARIANCE = tl.constexpr(1e-5)  # as `SMALLEST_VARIANCE` of the plain aggregation
+from hydragnn_hpc.member.engine import sizes
+from hydragnn_hpc.member.torch_engine import aggregate
+from hydragnn_hpc.member.torch_engine import weights as plain_weights
+
+SMALLEST_VARIANCE = tl.constexpr(aggregate.SMALLEST_VARIANCE)
 TIES = tl.constexpr(65536)  # numbers of ties for both extremes share an int32: low + TIES * high, each below 2^15
 NAN = tl.constexpr(tl.PropagateNan.ALL)  # a member that diverges must show it
 TAKEN = tl.constexpr(32)  # tiles whose statistics are combined at once
-SCALERS = tl.constexpr(4)
-AGGREGATES = tl.constexpr(4)
-SHIFTED = tl.constexpr(3)  # mean, minimum and maximum are shifted by what the receiver adds to every message
+SCALERS = tl.constexpr(sizes.SCALERS)
+AGGREGATES = tl.constexpr(sizes.AGGREGATES)
+SHIFTED = tl.constexpr(plain_weights.SHIFTED)  # mean, minimum and maximum: by what the receiver adds to every message
 # Columns of ``places``.
 PLACES = tl.constexpr(16)
 PRE, PRE_BIAS, POST, POST_BIAS, LIN, LIN_BIAS = (tl.constexpr(k) for k in range(6))
@@ -72,19 +76,19 @@ def rows_of_tile(tiles, tile, count, member, ROWS: tl.constexpr):
 
 
 @triton.jit
-def moments(partial, tiles, number, atoms, column, in_width, member, members, width):
-    """Mean and biased variance [COLUMNS] of a member's atoms, from those of the tiles."""
+def moments(partial, tiles, tile_count, atoms, column, in_width, member, members, width):
+    """Mean and biased variance [COLUMNS] over a member's ``atoms`` (a float), from ``partial`` of its tiles."""
     total = tl.zeros_like(tl.load(partial + column, in_width, 0.0))
-    for begin in range(0, number, TAKEN):
+    for begin in range(0, tile_count, TAKEN):
         tile = begin + tl.arange(0, TAKEN)
-        present, rows = rows_in(tiles, tile, tile < number, atoms)
+        present, rows = rows_in(tiles, tile, tile < tile_count, atoms)
         at = partial + (2 * tile[:, None] * members + member) * width + column[None, :]
         total += tl.sum(rows[:, None] * tl.load(at, present[:, None] & in_width[None, :], 0.0), 0)
     mean = total / atoms
     squares = tl.zeros_like(total)
-    for begin in range(0, number, TAKEN):
+    for begin in range(0, tile_count, TAKEN):
         tile = begin + tl.arange(0, TAKEN)
-        present, rows = rows_in(tiles, tile, tile < number, atoms)
+        present, rows = rows_in(tiles, tile, tile < tile_count, atoms)
         at = partial + (2 * tile[:, None] * members + member) * width + column[None, :]
         mask = present[:, None] & in_width[None, :]
         shift = tl.load(at, mask, 0.0) - mean[None, :]
@@ -95,21 +99,21 @@ def moments(partial, tiles, number, atoms, column, in_width, member, members, wi
 
 @triton.jit
 def rows_in(tiles, tile, has, atoms):
-    """Whether tiles have atoms, and how many."""
+    """Whether tiles have atoms, and how many, in the type of ``atoms``, the member's number of atoms."""
     begin = tl.load(tiles + 3 * tile, has, 0).to(atoms.dtype)
     rows = tl.minimum(tl.load(tiles + 3 * tile + 1, has, 0).to(atoms.dtype), atoms) - begin
     return has & (rows > 0), tl.maximum(rows, 0.0)
 
 
 @triton.jit
-def both_sums(partial, number, column, in_width, member, members, width):
-    """The two sums [COLUMNS] over all tiles."""
+def both_sums(partial, tile_count, column, in_width, member, members, width):
+    """The two sums [COLUMNS] of ``partial`` over all tiles."""
     first = tl.zeros_like(tl.load(partial + column, in_width, 0.0))
     second = first
-    for begin in range(0, number, TAKEN):
+    for begin in range(0, tile_count, TAKEN):
         tile = begin + tl.arange(0, TAKEN)
         at = partial + (2 * tile[:, None] * members + member) * width + column[None, :]
-        mask = (tile < number)[:, None] & in_width[None, :]
+        mask = (tile < tile_count)[:, None] & in_width[None, :]
         first += tl.sum(tl.load(at, mask, 0.0), 0)
         second += tl.sum(tl.load(at + members * width, mask, 0.0), 0)
     return first, second
@@ -127,7 +131,7 @@ def fold(
     """
     matrix, layer = tl.program_id(0) % matrices, tl.program_id(1)
     member = tl.program_id(2).to(tl.int64)
-    own = parameters + member * size
+    weights = parameters + member * size
     i, m = tl.arange(0, OUT), tl.arange(0, OUT)
     o = tl.program_id(0) // matrices * PART + tl.arange(0, PART)
     inputs, outputs = place_of(places, layer, INPUTS), place_of(places, layer, OUTPUTS)
@@ -136,9 +140,9 @@ def fold(
     linear, stored = in_inputs[:, None] & in_middle[None, :], in_inputs[:, None] & in_outputs[None, :]
     post_width = (1 + SCALERS * AGGREGATES) * inputs
     # [middle, out]
-    last = tl.load(own + lin + o[None, :] * outputs + m[:, None], in_middle[:, None] & in_outputs[None, :], 0.0)
+    last = tl.load(weights + lin + o[None, :] * outputs + m[:, None], in_middle[:, None] & in_outputs[None, :], 0.0)
     # [in, middle]
-    post_at = own + post + m[None, :] * post_width + i[:, None]
+    post_at = weights + post + m[None, :] * post_width + i[:, None]
     to = folded + (((layer * matrices + matrix) * members + member) * ((1 + AGGREGATES) * width + 1)) * width
     shift = tl.zeros([OUT, PART], last.dtype)
     factors = coefficients + matrix * (1 + SCALERS)
@@ -154,19 +158,21 @@ def fold(
     unscaled = tl.load(factors)
     pre_width = (3 if EDGES else 2) * inputs
     # W1 as [in, middle]: what a receiver adds to each of its messages.
-    receiver = tl.load(own + pre + i[None, :] * pre_width + i[:, None], in_inputs[:, None] & in_inputs[None, :], 0.0)
+    receiver = tl.load(
+        weights + pre + i[None, :] * pre_width + i[:, None], in_inputs[:, None] & in_inputs[None, :], 0.0
+    )
     block = product(receiver, shift) + unscaled * product(tl.load(post_at, linear, 0.0), last)
     tl.store(to + i[:, None] * width + o[None, :], block, stored)
-    pre_bias = tl.load(own + place_of(places, layer, PRE_BIAS) + i, in_inputs, 0.0)
-    post_bias = tl.load(own + place_of(places, layer, POST_BIAS) + m, in_middle, 0.0)
-    lin_bias = tl.load(own + place_of(places, layer, LIN_BIAS) + o, in_outputs, 0.0)
+    pre_bias = tl.load(weights + place_of(places, layer, PRE_BIAS) + i, in_inputs, 0.0)
+    post_bias = tl.load(weights + place_of(places, layer, POST_BIAS) + m, in_middle, 0.0)
+    lin_bias = tl.load(weights + place_of(places, layer, LIN_BIAS) + o, in_outputs, 0.0)
     bias = unscaled * (tl.sum(post_bias[:, None] * last, 0) + lin_bias) + tl.sum(pre_bias[:, None] * shift, 0)
     tl.store(to + width * width + o, bias, in_outputs)
     if EDGES:
         k = tl.arange(0, BASIS)
-        encoder = encoder_of(own, places, layer, k, i, basis, in_inputs)
+        encoder = encoder_of(weights, places, layer, k, i, basis, in_inputs)
         in_senders = o < inputs
-        sender = own + pre + 2 * inputs + o[None, :] * pre_width + i[:, None]
+        sender = weights + pre + 2 * inputs + o[None, :] * pre_width + i[:, None]
         block = product(encoder, tl.load(sender, in_inputs[:, None] & in_senders[None, :], 0.0))
         to_edges = folded_edges + (layer * members + member) * (basis + 1) * width
         highest = tl.where(matrix == 0, basis, -1)  # the programs of one matrix store it
@@ -175,11 +181,11 @@ def fold(
 
 
 @triton.jit
-def encoder_of(own, places, layer, k, i, basis, in_inputs):
+def encoder_of(weights, places, layer, k, i, basis, in_inputs):
     """The encoder of edges' features, [basis + 1, in]; the last row is its bias."""
-    at = own + place_of(places, layer, ENCODER) + i[None, :] * basis + k[:, None]
+    at = weights + place_of(places, layer, ENCODER) + i[None, :] * basis + k[:, None]
     weight = tl.load(at, (k < basis)[:, None] & in_inputs[None, :], 0.0)
-    bias = tl.load(own + place_of(places, layer, ENCODER_BIAS) + i, in_inputs, 0.0)
+    bias = tl.load(weights + place_of(places, layer, ENCODER_BIAS) + i, in_inputs, 0.0)
     return weight + tl.where((k == basis)[:, None], bias[None, :], 0.0)
 
 
@@ -187,7 +193,7 @@ def encoder_of(own, places, layer, k, i, basis, in_inputs):
 def features_of(
     length, k, centres, basis, FACTOR: tl.constexpr, CUTOFF: tl.constexpr, KIND: tl.constexpr, ENVELOPE: tl.constexpr
 ):
-    """Features of edges of these lengths, and 1: [ROWS, basis + 1] (`hydragnn_hpc.member.engine.edges`)."""
+    """Features of edges of these lengths (bohr), and 1: [ROWS, basis + 1] (`hydragnn_hpc.member.engine.edges`)."""
     d = length[:, None]
     x = d / CUTOFF
     if KIND == "gaussian":
@@ -208,9 +214,9 @@ def edge_messages(
     width, basis, FACTOR: tl.constexpr, CUTOFF: tl.constexpr, KIND: tl.constexpr, ENVELOPE: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, BASIS: tl.constexpr,
 ):  # fmt: skip
-    """What edges add to messages in each layer: the k-th edge of a tile of rows; ``added`` is [layers, E, U, W].
+    """What edges add to messages in each layer: one edge of each row of a tile; ``added`` is [layers, E, U, W].
 
-    Of rows that share their edges, ``stride`` one after the other, the first counts.
+    Each ``stride`` consecutive rows share their edges; a tile has the first of them.
     """
     member = tl.program_id(2).to(tl.int64)
     neighbour = tl.program_id(1)
@@ -236,7 +242,7 @@ def edge_messages(
 @triton.jit
 def send(
     source, atoms, partial, parameters, buffers, places, tiles, count, own, sent, statistics, layer, rows, size,
-    buffer_size, members, number, width, own_width, MOMENTUM: tl.constexpr, EPSILON: tl.constexpr,
+    buffer_size, members, tile_count, width, own_width, MOMENTUM: tl.constexpr, EPSILON: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, TRAINING: tl.constexpr, EDGES: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
@@ -268,7 +274,7 @@ def send(
             variance_at = running + place_of(places, before, VARIANCE) + column
             if TRAINING:
                 n = tl.load(count + member).to(own.dtype.element_ty)
-                mean, variance = moments(partial, tiles, number, n, column, in_width, member, members, width)
+                mean, variance = moments(partial, tiles, tile_count, n, column, in_width, member, members, width)
                 inverse = 1.0 / tl.sqrt(variance + EPSILON)
                 if tile == 0:
                     at = statistics + member * width + column
@@ -298,7 +304,7 @@ def send(
 
 @triton.jit
 def message_of(sent, added, sender, to, present, column, width, EDGES: tl.constexpr):
-    """Messages [ROWS, COLUMNS] from rows ``sender`` over edges ``to``, both numbers in the arrays of all members."""
+    """Messages [ROWS, COLUMNS] from rows ``sender`` over edges ``to``, both of the member that the arrays start at."""
     message = tl.load(sent + sender[:, None] * width + column[None, :], present, 0.0)
     if EDGES:
         message += tl.load(added + to[:, None] * width + column[None, :], present, 0.0)
@@ -437,10 +443,10 @@ def collect(
     node, pooled, values, sample, length, own, raw, statistics, tiles, count, grad, partial, rows, samples, members,
     width, own_width, NODE: tl.constexpr, POOLING: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the trunk's output: ``node`` [E, R, W] of node heads, ``pooled`` [E, B, W] of graph heads.
+    """The gradient of the trunk's output, ``own``: that of node heads, and that of graph heads.
 
-    POOLING is how the latter pool, or empty; ``values`` [E, B, W] are the pooled values, for a
-    maximum. These and ``own`` have W = own_width.
+    ``node`` [E, R, W], ``pooled`` [E, B, W] and the pooled features ``values`` [E, B, W] are those of `HeadsBack`.
+    These and ``own`` have W = own_width. POOLING is empty if there are no graph heads.
     """
     tile = tl.program_id(0)
     member = tl.program_id(1).to(tl.int64)
@@ -471,7 +477,7 @@ def collect(
 @triton.jit
 def mix_back(
     raw, statistics, partial, parameters, gradients, degree, folded, scales, places, tiles, count, grad, x_grad,
-    layer, rows, size, members, number, width,
+    layer, rows, size, members, tile_count, width,
     BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """Back through batch norm, in place in ``grad``, and through the products with ``folded``.
@@ -488,7 +494,7 @@ def mix_back(
     inputs, outputs = place_of(places, layer, INPUTS), place_of(places, layer, OUTPUTS)
     in_outputs = o < outputs
     inside = valid[:, None] & in_outputs[None, :]
-    first, second = both_sums(partial, number, o, in_outputs, member, members, width)
+    first, second = both_sums(partial, tile_count, o, in_outputs, member, members, width)
     norm, norm_bias = place_of(places, layer, NORM) + o, place_of(places, layer, NORM_BIAS) + o
     if tile == 0:
         tl.store(gradients + member * size + norm, second, in_outputs)
@@ -526,7 +532,8 @@ def mix_back(
 def message_gradient(message, at, present, numbers, received, x_grad, ties, kind, dtype: tl.constexpr):
     """The gradient of messages [ROWS, COLUMNS] that arrived where ``at`` points, at atoms of ``numbers`` neighbours.
 
-    d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient.
+    d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient. From one aggregate to the
+    next it is ``kind`` numbers.
     """
     count = tl.maximum(numbers, 1)[:, None].to(dtype)
     mean = tl.load(received + at, present, 0.0)
@@ -621,7 +628,7 @@ def edges_back(
     sent, added, neighbours, sample, start, first, degree, edge_row, received, x_grad, ties, places, count,
     added_grad, layer, rows, edges, samples, stride, members, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of what the k-th edge of a tile of rows adds, summed over the ``stride`` rows that share it."""
+    """Gradient of what one edge of each row of a tile adds, summed over the ``stride`` rows that share it."""
     member = tl.program_id(2).to(tl.int64)
     neighbour = tl.program_id(1)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)) * stride
@@ -748,10 +755,13 @@ def edge_products(
 
 
 @triton.jit
-def summed(source, coefficients, segments, number, apart, which, mask):
-    """Sum an array over segments, times a factor of each segment's matrix: column ``which`` of ``coefficients``."""
+def summed(source, coefficients, segments, segment_count, apart, which, mask):
+    """Sum an array over segments, times a factor of each segment's matrix: column ``which`` of ``coefficients``.
+
+    From one segment to the next it is ``apart`` numbers.
+    """
     total = tl.zeros_like(tl.load(source, mask, 0.0))
-    for segment in range(number):
+    for segment in range(segment_count):
         matrix = tl.load(segments + 4 * segment + 2)
         factor = tl.load(coefficients + matrix * (1 + SCALERS) + which)
         if factor != 0.0:
@@ -762,17 +772,17 @@ def summed(source, coefficients, segments, number, apart, which, mask):
 @triton.jit
 def unfold(
     parameters, gradients, places, coefficients, segments, sums, sent_sums, edge_sums, size, used, layers, members,
-    number, tiles, width, basis, EDGES: tl.constexpr, OUT: tl.constexpr, BASIS: tl.constexpr, PART: tl.constexpr,
-    PADDING: tl.constexpr,
+    segment_count, edge_tile_count, width, basis, EDGES: tl.constexpr, OUT: tl.constexpr, BASIS: tl.constexpr,
+    PART: tl.constexpr, PADDING: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the weights of a layer from the sums of `trunk_products` and `edge_products`: see `fold`.
 
-    A program has PART columns: of W1, W3 and the edges' encoder, of the matrix before the last, and rows of the last.
-    The very first of a member also clears the padding of ``gradients``, its numbers beyond ``used``.
+    A program has PART columns, [in, out], of W1, W2, the edges' encoder and the matrix before the last, and PART rows
+    of W3 and the last. The first of a member also clears the padding of ``gradients``, its numbers beyond ``used``.
     """
     part, layer = tl.program_id(0), tl.program_id(1)
     member = tl.program_id(2).to(tl.int64)
-    own, to = parameters + member * size, gradients + member * size
+    weights, to = parameters + member * size, gradients + member * size
     i, o = tl.arange(0, OUT), tl.arange(0, OUT)
     c = part * PART + tl.arange(0, PART)  # the program's columns
     inputs, outputs = place_of(places, layer, INPUTS), place_of(places, layer, OUTPUTS)
@@ -783,56 +793,56 @@ def unfold(
     across_at, in_across = lin + o[:, None] * outputs + c[None, :], in_outputs[:, None] & c_in_outputs[None, :]
     post_at, in_post = post + c[None, :] * post_width + i[:, None], in_inputs[:, None] & c_in_outputs[None, :]
     pre_at, in_pre = pre + c[None, :] * pre_width + i[:, None], in_inputs[:, None] & c_in_inputs[None, :]
-    across = tl.load(own + across_at, in_across, 0.0)  # [out, middle]
+    across = tl.load(weights + across_at, in_across, 0.0)  # [out, middle]
     height = (1 + AGGREGATES) * width + 1
     apart = numel(layers * members, height, width)
     at = sums + (layer * members + member) * height * width
     block_at, bias_at = at + i[:, None] * width + o[None, :], at + width * width + o
 
-    of_y = summed(block_at, coefficients, segments, number, apart, 0, linear)
-    of_bias = summed(bias_at, coefficients, segments, number, apart, 0, in_outputs)
-    post_bias = tl.load(own + place_of(places, layer, POST_BIAS) + c, c_in_outputs, 0.0)
+    of_y = summed(block_at, coefficients, segments, segment_count, apart, 0, linear)
+    of_bias = summed(bias_at, coefficients, segments, segment_count, apart, 0, in_outputs)
+    post_bias = tl.load(weights + place_of(places, layer, POST_BIAS) + c, c_in_outputs, 0.0)
     tl.store(to + post_at, product(of_y, across), in_post)
     tl.store(to + place_of(places, layer, POST_BIAS) + c, tl.sum(across * of_bias[:, None], 0), c_in_outputs)
-    weight = tl.load(own + post_at, in_post, 0.0)
+    weight = tl.load(weights + post_at, in_post, 0.0)
     of_across = product(tl.trans(of_y), weight) + of_bias[:, None] * post_bias[None, :]
     if part == 0:
         tl.store(to + place_of(places, layer, LIN_BIAS) + o, of_bias, in_outputs)
 
-    pre_bias = tl.load(own + place_of(places, layer, PRE_BIAS) + i, in_inputs, 0.0)
+    pre_bias = tl.load(weights + place_of(places, layer, PRE_BIAS) + i, in_inputs, 0.0)
     of_receiver = tl.zeros([OUT, PART], across.dtype)
     of_pre_bias = tl.zeros([PART], across.dtype)
     for s in range(SCALERS):
-        of_bias = summed(bias_at, coefficients, segments, number, apart, 1 + s, in_outputs)
+        of_bias = summed(bias_at, coefficients, segments, segment_count, apart, 1 + s, in_outputs)
         of_shift = pre_bias[:, None] * of_bias[None, :]
         for begin in range(0, inputs, PART):
             k = begin + tl.arange(0, PART)
             # W1 as [middle, in].
-            from_receiver = own + pre + i[:, None] * pre_width + k[None, :]
+            from_receiver = weights + pre + i[:, None] * pre_width + k[None, :]
             receiver = tl.load(from_receiver, in_inputs[:, None] & (k < inputs)[None, :], 0.0)
             from_sums, mask = at + k[:, None] * width + o[None, :], (k < inputs)[:, None] & in_outputs[None, :]
-            of_shift += product(receiver, summed(from_sums, coefficients, segments, number, apart, 1 + s, mask))
+            of_shift += product(receiver, summed(from_sums, coefficients, segments, segment_count, apart, 1 + s, mask))
         for a in range(AGGREGATES):
             block = post_at + (1 + s * AGGREGATES + a) * inputs
             from_sums = block_at + (width + 1 + a * width) * width
-            of_block = summed(from_sums, coefficients, segments, number, apart, 1 + s, linear)
+            of_block = summed(from_sums, coefficients, segments, segment_count, apart, 1 + s, linear)
             if a < SHIFTED:
                 of_block += of_shift
             tl.store(to + block, product(of_block, across), in_post)
-            of_across += product(tl.trans(of_block), tl.load(own + block, in_post, 0.0))
+            of_across += product(tl.trans(of_block), tl.load(weights + block, in_post, 0.0))
         # What receivers add to messages reaches the output through the sum of three blocks.
         shift = tl.zeros([OUT, PART], across.dtype)  # [out, middle]
         for begin in range(0, outputs, PART):
             k = begin + tl.arange(0, PART)
             last = tl.load(
-                own + lin + o[:, None] * outputs + k[None, :], in_outputs[:, None] & (k < outputs)[None, :], 0.0
+                weights + lin + o[:, None] * outputs + k[None, :], in_outputs[:, None] & (k < outputs)[None, :], 0.0
             )
             shifting = tl.zeros([PART, PART], across.dtype)
             for a in range(SHIFTED):
-                from_block = own + post + k[:, None] * post_width + (1 + s * AGGREGATES + a) * inputs + c[None, :]
+                from_block = weights + post + k[:, None] * post_width + (1 + s * AGGREGATES + a) * inputs + c[None, :]
                 shifting += tl.load(from_block, (k < outputs)[:, None] & c_in_inputs[None, :], 0.0)
             shift += product(last, shifting)
-        of_receiver += product(summed(block_at, coefficients, segments, number, apart, 1 + s, linear), shift)
+        of_receiver += product(summed(block_at, coefficients, segments, segment_count, apart, 1 + s, linear), shift)
         of_pre_bias += tl.sum(shift * of_bias[:, None], 0)
     tl.store(to + across_at, of_across, in_across)
     tl.store(to + pre_at, of_receiver, in_pre)
@@ -840,7 +850,7 @@ def unfold(
 
     of_sent = tl.zeros([OUT, PART], across.dtype)
     sent_at = sent_sums + (layer * members + member) * width * width + i[:, None] * width + c[None, :]
-    for segment in range(number):
+    for segment in range(segment_count):
         if tl.load(segments + 4 * segment + 3) != 0:
             of_sent += tl.load(sent_at + segment * numel(layers * members, width, width), in_pre, 0.0)
     tl.store(to + pre_at + inputs, of_sent, in_pre)
@@ -850,15 +860,15 @@ def unfold(
         of_edges = tl.zeros([BASIS, OUT], across.dtype)
         mask = (k <= basis)[:, None] & in_inputs[None, :]
         edge_at = edge_sums + ((layer * members + member) * (basis + 1) + k[:, None]) * width + i[None, :]
-        for tile in range(tiles):
+        for tile in range(edge_tile_count):
             of_edges += tl.load(edge_at + tile * numel(layers * members, basis + 1, width), mask, 0.0)
         sender_at, in_sender = pre + 2 * inputs + i[:, None] * pre_width + c[None, :], in_pre
-        of_encoder = product(of_edges, tl.load(own + sender_at, in_sender, 0.0))
+        of_encoder = product(of_edges, tl.load(weights + sender_at, in_sender, 0.0))
         at_encoder = to + place_of(places, layer, ENCODER) + c[None, :] * basis + k[:, None]
         tl.store(at_encoder, of_encoder, (k < basis)[:, None] & c_in_inputs[None, :])
         at_bias = to + place_of(places, layer, ENCODER_BIAS) + c[None, :] + tl.zeros([BASIS, PART], tl.int32)
         tl.store(at_bias, of_encoder, (k == basis)[:, None] & c_in_inputs[None, :])
-        encoder = encoder_of(own, places, layer, k, c, basis, c_in_inputs)
+        encoder = encoder_of(weights, places, layer, k, c, basis, c_in_inputs)
         tl.store(to + sender_at, product(tl.trans(of_edges), encoder), in_sender)
     if layer + part == 0:
         padding = used + tl.arange(0, PADDING)

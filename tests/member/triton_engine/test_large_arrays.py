@@ -12,7 +12,7 @@ from torch import Tensor
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 from hydragnn_hpc.member.triton_engine.heads import HeadsBack
-from tests.member.contract.problem import CPU, TASKS, Problem, random_neighbours, random_samples
+from tests.member.contract.problem import TASKS, Problem, random_neighbours, random_samples
 
 WIDTH, MAP_NORESERVE = 4, 0x4000
 WRAPPED = 2**31

@@ -111,12 +111,17 @@ def test_there_are_no_kernels_on_a_cpu() -> None:
 @pytest.mark.parametrize(
     ("sizes", "why"),
     [
-        (NetworkSizes(1, (65,), TASKS, (3.5, 1.375)), "at most 64 channels, inputs and edge features, not 65"),
-        (NetworkSizes(1, (20,), TASKS, (3.5, 1.375), edges=EdgeBasis(64, 7.0)), "not 65"),
+        (NetworkSizes(1, (65,), TASKS, (3.5, 1.375)), "at most 64 channels and inputs, not 65"),
+        (NetworkSizes(1, (20,), TASKS, (3.5, 1.375), edges=EdgeBasis(64, 7.0)), "at most 63 edge features, not 64"),
+        (NetworkSizes(1, (20,), TASKS, (3.5, 1.375), edges=EdgeBasis(5, 7.0, "sinc")), "they lack the basis sinc"),
+        (
+            NetworkSizes(1, (20,), TASKS, (3.5, 1.375), edges=EdgeBasis(5, 7.0, "bessel", "cosine")),
+            "they lack the envelope cosine",
+        ),
         (NetworkSizes(1, (20,), (TaskSizes("H", "graph", 1, (129,)),), (3.5, 1.375)), "at most 128"),
     ],
 )
-def test_networks_that_are_too_wide_are_not_trained_with_kernels(sizes: NetworkSizes, why: str) -> None:
+def test_networks_that_kernels_cannot_train(sizes: NetworkSizes, why: str) -> None:
     assert why in unsupported(sizes)
     assert not unsupported(NETWORK)
 
