@@ -383,12 +383,12 @@ def mix(
         deviation = tl.where(variance <= SMALLEST_VARIANCE, 0.0, tl.sqrt(variance))
         y = tl.load(own + row[:, None] * width + column[None, :], inside, 0.0)
         if TRAINING:
-            to = received + row[:, None] * width + column[None, :]
-            tl.store(ties + row[:, None] * width + column[None, :], tied, inside)
-            tl.store(to, mean, inside)
-            tl.store(to + kind, low, inside)
-            tl.store(to + 2 * kind, high, inside)
-            tl.store(to + 3 * kind, deviation, inside)
+            to = row[:, None] * width + column[None, :]
+            tl.store(ties + to, tied, inside)
+            tl.store(received + to, mean, inside)
+            tl.store(received + kind + to, low, inside)
+            tl.store(received + 2 * kind + to, high, inside)
+            tl.store(received + 3 * kind + to, deviation, inside)
         weight = in_width[:, None] & in_outputs[None, :]
         for block in range(BLOCKS):
             scale = scale_of(scales, number, valid, block, BLOCKS, dtype)[:, None]
@@ -537,14 +537,14 @@ def message_gradient(message, at, present, numbers, received, x_grad, ties, kind
     """
     count = tl.maximum(numbers, 1)[:, None].to(dtype)
     mean = tl.load(received + at, present, 0.0)
-    low = tl.load(received + at + kind, present, 0.0)
-    high = tl.load(received + at + 2 * kind, present, 0.0)
-    deviation = tl.load(received + at + 3 * kind, present, 0.0)
+    low = tl.load(received + kind + at, present, 0.0)
+    high = tl.load(received + 2 * kind + at, present, 0.0)
+    deviation = tl.load(received + 3 * kind + at, present, 0.0)
     tied = tl.load(ties + at, present, 0)
-    of_mean = tl.load(x_grad + at + kind, present, 0.0)
-    of_low = tl.load(x_grad + at + 2 * kind, present, 0.0)
-    of_high = tl.load(x_grad + at + 3 * kind, present, 0.0)
-    of_deviation = tl.load(x_grad + at + 4 * kind, present, 0.0)
+    of_mean = tl.load(x_grad + kind + at, present, 0.0)
+    of_low = tl.load(x_grad + 2 * kind + at, present, 0.0)
+    of_high = tl.load(x_grad + 3 * kind + at, present, 0.0)
+    of_deviation = tl.load(x_grad + 4 * kind + at, present, 0.0)
     slope = tl.where(deviation == 0.0, 0.0, of_deviation / tl.where(deviation == 0.0, 1.0, deviation))
     gradient = (of_mean + slope * (message - mean)) / count
     lowest, highest = message == low, message == high
@@ -703,11 +703,11 @@ def trunk_products(
             gradient *= tl.load(scales + numbers * BLOCKS + matrix, valid, 0.0)[:, None]
         of_bias += tl.sum(gradient, 0)
         of_y += product(y, gradient)
-        from_row = received_at + row[None, :] * width + column[:, None]
-        of_mean += product(tl.load(from_row, inside, 0.0), gradient)
-        of_low += product(tl.load(from_row + kind, inside, 0.0), gradient)
-        of_high += product(tl.load(from_row + 2 * kind, inside, 0.0), gradient)
-        of_deviation += product(tl.load(from_row + 3 * kind, inside, 0.0), gradient)
+        from_row = row[None, :] * width + column[:, None]
+        of_mean += product(tl.load(received_at + from_row, inside, 0.0), gradient)
+        of_low += product(tl.load(received_at + kind + from_row, inside, 0.0), gradient)
+        of_high += product(tl.load(received_at + 2 * kind + from_row, inside, 0.0), gradient)
+        of_deviation += product(tl.load(received_at + 3 * kind + from_row, inside, 0.0), gradient)
     of_segment = segment * layers * members + member_at
     height = (1 + AGGREGATES) * width + 1
     to = sums + (of_segment * height + column[:, None]) * width + o[None, :]
