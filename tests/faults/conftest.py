@@ -18,7 +18,7 @@ CAMPAIGN = campaigns.text(
     name="faults",
     variants=["HCM", "HC", "M"],
     seed=5,
-    training={"epochs": 100, "batch_size": 8, "early_stopping": None},
+    training={"epochs": 60, "batch_size": 8, "early_stopping": None},
     launch={"attempts": 3, "checkpoint_seconds": 0, "device": "cpu"},
 )
 

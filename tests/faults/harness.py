@@ -84,8 +84,23 @@ class Launch:
         return sorted((p for p in processes(self.mark) if p.role == role), key=lambda p: p.pid)
 
     def beginning_worker(self) -> Process:
-        """Return a worker that has been assigned a member, and has not finished an epoch of it."""
-        return self._workers_that(self._is_beginning, 1)[0]
+        """Return a worker that has been assigned a member, and has not finished an epoch of it.
+
+        Processes are listed while workers start: a list takes as long as a worker's preparations for its first epoch.
+        """
+        started: list[Process] = []
+        found: list[Process] = []
+
+        def starts() -> bool:
+            started[:] = self.of_role("worker")
+            return bool(started)
+
+        def begins() -> bool:
+            found[:] = [worker for worker in started if self._is_beginning(worker)]
+            return bool(found)
+
+        assert self.wait_until(starts) and self.wait_until(begins), self.tail()
+        return found[0]
 
     def _is_beginning(self, worker: Process) -> bool:
         names, _ = self.assigned(self.place_of(worker))

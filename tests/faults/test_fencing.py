@@ -41,7 +41,7 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(arena, fault_seed: int, c
     wrapper.chmod(0o755)
     times = {"DRIVE_BEAT_SECONDS": "0.1", "DRIVE_LOST_SECONDS": str(LOST_SECONDS)}
     launch = arena.launch(out, wrapper=wrapper, environment=times)
-    number, epochs = rng.randrange(1, 3), rng.randrange(1, 80)
+    number, epochs = rng.randrange(1, 3), rng.randrange(1, 40)
     worker, member = amid_a_member(launch, number, epochs)
     rank = process_of(out, 1)
     os.kill(rank, signal.SIGSTOP)
@@ -64,7 +64,10 @@ def test_the_worker_of_a_lost_rank_writes_nothing_more(arena, fault_seed: int, c
     assert (result["sessions"][-1]["rank"], result["attempt"]) == (0, 2), result
     check_epochs(out)
     harness.check_files(out)
-    harness.check_clean(arena, out)
+    if wakes == "all members are finished":
+        arena.finish(out)  # the system may have ended the worker while it wrote: the next run removes that file
+    else:
+        harness.check_clean(arena, out)
     arena.check_outcome(out)
 
 

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ase.io.extxyz import per_atom_properties
 
 from hydragnn_hpc.dataset.read.frames import Frame, FrameLabel, Unreadable
 from hydragnn_hpc.dataset.read.units import ANGSTROM, LengthUnit
-
-_PER_ATOM = frozenset(per_atom_properties)
 
 
 def frame_of(
@@ -45,7 +42,9 @@ def frame_of(
     columns = dict(atoms.arrays)
     numbers, positions = columns.pop("numbers"), columns.pop("positions")
     for key, value in (atoms.calc.results if atoms.calc else {}).items():
-        mine, other = (columns, values) if key in _PER_ATOM else (values, columns)
+        from ase.io.extxyz import per_atom_properties  # ase.io takes half a second to load
+
+        mine, other = (columns, values) if key in per_atom_properties else (values, columns)
         if key in values:
             value = _agreed(values[key], value, first_place[key], "the calculator's results")
         elif key in columns and mine is columns:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from hydragnn_hpc.calibration import ONE_SIGMA, TaskCalibration
 from hydragnn_hpc.report.results.ground_truth import GroundTruth, symbol
@@ -70,7 +70,7 @@ class CalibratedTask:
 
     def raw(self, level: float) -> np.ndarray:
         """Return the half widths of normal intervals from the members' spread."""
-        return np.asarray(stats.norm.ppf((1 + level) / 2) * self.std)
+        return np.asarray(ndtri((1 + level) / 2) * self.std)
 
     def calibrated(self, level: float) -> np.ndarray:
         """Return the half widths of calibrated intervals."""
