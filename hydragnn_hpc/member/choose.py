@@ -75,12 +75,14 @@ def choose(
         return FusedEngine(sizes, data), f"fused: {geometry}, on the CPU"
     if requested == "fused":
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
-    without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes)
+    kernels = False
     if campaign.model.convolution == "PNA" and device.type != "cpu":
+        without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes)
+        kernels = not without
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
         if uncaptured := why_not_captured(device):
             reason += f"; steps are not captured: {uncaptured}"
-    engine = general_engine(campaign.model, sizes, data, device, capture, kernels=not without)
+    engine = general_engine(campaign.model, sizes, data, device, capture, kernels=kernels)
     return engine, f"{engine.name}: {reason}"
 
 
@@ -90,8 +92,8 @@ def general_engine(
 ) -> Engine:  # fmt: skip
     """Return the engine for any samples on any device: triton, torch, or library for what these do not implement.
 
-    ``capture`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether the torch engine uses
-    Triton's.
+    ``capture`` is whether steps may be captured as CUDA or XPU graphs, ``kernels`` whether PNA may be
+    computed in Triton's kernels.
     """
     if model.convolution == "PNA":
         capture = capture and not why_not_captured(device)

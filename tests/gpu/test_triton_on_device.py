@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from hydragnn_hpc.campaign_file import parse_campaign
-from hydragnn_hpc.member.choose import choose
+from hydragnn_hpc.member import choose
 from hydragnn_hpc.member.triton_engine import engine, heads, rows
 from hydragnn_hpc.member.triton_engine import trunk_launches as trunk
 from tests import campaigns
@@ -24,19 +24,25 @@ WRITTEN = {
 """Where each kernel is launched, and an array that it writes: its position among the arguments."""
 
 
-def chosen(requested: str) -> tuple[str, str]:
+def chosen(requested: str, convolution: str = "PNA") -> tuple[str, str]:
     """Name of the engine that a campaign with this choice takes on the device, and the reason."""
     tasks = {t.name: {"level": t.level, "field": t.name} for t in TASKS}
     training = {"epochs": 3, "batch_size": 60, "engine": requested}
-    content = {**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"], "training": training}
+    model = {**campaigns.SMALL["model"], "convolution": convolution}
+    content = {**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"], "training": training, "model": model}
     campaign = parse_campaign(content, "")
-    engine_of, reason = choose(campaign, campaign.variants[0], problem().data, GPU)
+    engine_of, reason = choose.choose(campaign, campaign.variants[0], problem().data, GPU)
     return engine_of.name, reason
 
 
 def test_kernels_are_used_on_a_device_unless_torch_is_asked_for(device: Device) -> None:
     assert chosen("auto") == ("triton", "triton: the device is cuda, and Triton's kernels work on it")
     assert chosen("torch")[0] == "torch"
+
+
+def test_kernels_are_not_compiled_for_other_convolutions(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "why_no_kernels", lambda *_: pytest.fail("the kernels were compiled"))
+    assert chosen("auto", "GIN")[0] == "library"
 
 
 @pytest.mark.parametrize("kernel", WRITTEN)
