@@ -9,9 +9,10 @@ def place(
     numbers, atom_offsets, sample_geometry, site_offsets, offsets, order, count, start, length, atoms, sample, first,
     degree, edge_row, samples, rows, SHARED: tl.constexpr, SAMPLES: tl.constexpr, ATOMS: tl.constexpr,
 ):  # fmt: skip
-    """Some atoms of every sample of a member: a tile [SAMPLES, ATOMS].
+    """Some atoms of every sample of a member: a tile [SAMPLES, ATOMS]; ``count`` to ``edge_row`` are those of `Rows`.
 
-    ``order`` [atoms] is the atom at each place of the geometry that all samples share.
+    A program has every sample, because a sample's first row is the number of atoms before it. ``offsets``
+    [sites + 1] is the first edge of each site, ``order`` [atoms], if SHARED, the atom at each place of the geometry.
     """
     member = tl.program_id(1).to(tl.int64)
     b = tl.arange(0, SAMPLES)
