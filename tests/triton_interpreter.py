@@ -60,8 +60,10 @@ def _numpy_type(dtype: tl.dtype) -> np.dtype[Any]:
 def _check_overflow(lhs: tl.tensor, rhs: tl.tensor, operation: Callable[..., Any]) -> None:
     a, b = lhs.handle.data, rhs.handle.data
     if a.itemsize < 8:
-        wide, limits = WIDE[operation.__name__](a, b, dtype=np.int64), np.iinfo(a.dtype)
-        assert limits.min <= wide.min() and wide.max() <= limits.max, f"{a.dtype} overflow in {operation.__name__}"
+        name, limits = operation.__name__, np.iinfo(a.dtype)
+        wide = WIDE[name](a, b, dtype=np.int64)
+        valid = limits.min <= wide.min() and wide.max() <= limits.max
+        assert valid, f"{a.dtype} overflow detected for operation {name}"
 
 
 def _broadcast(lhs: tl.tensor, rhs: tl.tensor) -> tuple[tl.tensor, tl.tensor]:

@@ -16,7 +16,7 @@ from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from tests.benchmarks.cases import new_stack
-from tests.member.contract.problem import CUTOFF, Problem, random_neighbours, random_samples, with_missing
+from tests.member.contract.problem import CUTOFF, TASKS, Problem, random_neighbours, random_samples, with_missing
 
 GPU = torch.device("cuda:0")
 EDGES = EdgeBasis(5, CUTOFF)
@@ -82,9 +82,11 @@ PROBLEMS: dict[str, Make] = {  # by engine, and what is special about the data
     "library, PaiNN": _library("PaiNN", edges=EDGES),
 }
 if find_spec("triton"):  # without it, tests/member/triton_engine fails
-    # One layer, because the interpreter is slow.
-    PROBLEMS["triton"] = _triton((4,), channels=(4,))
-    PROBLEMS["triton, geometries and edge lengths that vary"] = _triton((3, 1), channels=(4,), edges=EDGES)
+    # One layer and two tasks, because the interpreter is slow.
+    PROBLEMS["triton"] = _triton((2,), channels=(4,), tasks=TASKS[:2])
+    PROBLEMS["triton, geometries and edge lengths that vary"] = _triton(
+        (3, 1), channels=(4,), edges=EDGES, tasks=TASKS[:2]
+    )
 
 
 class Stack:

@@ -86,7 +86,7 @@ def run(folder: Path, name: str, memory: int = MEMORY, fault: str = "none", **ch
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{logs}"
     files = sorted(out.glob("members/*/*/result.json"))
     results = {str(p.parent.relative_to(out / "members")): json.loads(p.read_text()) for p in files}
-    assert len(results) == MEMBERS and not list(out.glob("members/*/*/failure.json"))
+    assert len(results) == changes.get("replicas", MEMBERS) and not list(out.glob("members/*/*/failure.json"))
     return Run(done.stdout + done.stderr, results, [json.loads(line) for line in seen.read_text().splitlines()])
 
 
@@ -120,7 +120,7 @@ def test_a_campaign_trains_as_on_the_cpu(folder: Path, undisturbed: Run) -> None
 @pytest.mark.parametrize(("engine", "convolution"), [("triton", "PNA"), ("library", "GIN")])
 def test_every_other_engine_of_a_device_trains_as_on_the_cpu(folder: Path, engine: str, convolution: str) -> None:
     # Little to do: Triton's interpreter is slow.
-    changes: dict[str, Any] = {"training": {"epochs": EPOCHS, "batch_size": 20, "samples": 20}}
+    changes: dict[str, Any] = {"replicas": 2, "training": {"epochs": EPOCHS, "batch_size": 10, "samples": 10}}
     changes["model"] = {**campaigns.SMALL["model"], "convolution": convolution, "layers": 1}
     on_cpu = run(folder, f"{engine}-cpu", **changes, launch={**CHANGES["launch"], "device": "cpu"})
     check_errors(run(folder, engine, **changes), on_cpu, engine)

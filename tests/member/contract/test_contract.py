@@ -396,12 +396,12 @@ def test_ties_between_neighbours_that_differ(name: str) -> None:
 @over(ENGINES, "edges", [("edges",)], [("without edges",)])
 def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
     """One engine, shape after shape: the last, smaller batch of an epoch, and members that leave."""
-    problem = shared(11)
+    problem = Problem(shared(11, atoms=4).data, channels=(6, 6))
     engine, reference = problem.engine(name), problem.engine()
     parameters, buffers = problem.stack(engine)
     true_parameters, true_buffers = problem.stack(reference)
-    for number, batch in enumerate((6, 6, 2, 6, 3, 14)):
-        if number in (3, 5):
+    for number, batch in enumerate((6, 6, 2, 6, 14)):
+        if number in (3, 4):
             parameters, buffers, true_parameters, true_buffers = (
                 t[1:].clone() for t in (parameters, buffers, true_parameters, true_buffers)
             )

@@ -27,5 +27,5 @@ def test_overflow_and_shapes_that_differ_are_refused() -> None:
     with pytest.raises(InterpreterError, match="shape mismatch"):
         product[1,](numbers, to, 4, 2)
     numbers[3] = 46341  # the square is 2^31 + 4633
-    with pytest.raises(InterpreterError, match="int32 overflow in mul"):
+    with pytest.raises(InterpreterError, match="int32 overflow detected for operation mul"):
         product[1,](numbers, to, 4, 4)
