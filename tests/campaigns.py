@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         with pytest.raises(SystemExit) as end:
             main()
     return subprocess.CompletedProcess(arguments, int(end.value.code or 0), *(s.getvalue() for s in streams))
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Enter the context in which reports of this process have no figures, which take seconds to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydragnn_hpc.report.write.FIGURES", ())
+        yield
 
 
 def done(folder: Path, *arguments: str) -> str:

@@ -48,7 +48,7 @@ uses=(tests/test_foundation_config.py tests/test_yaml_files.py
 oldest() {
   bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
   local failed=0
-  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm" -p no:cacheprovider "${uses[@]}" || failed=1
+  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm and not realdata" -p no:cacheprovider "${uses[@]}" || failed=1
   pytest -q -m versions -p no:cacheprovider tests/prediction --other-python "$PWD/.venv-oldest/bin/python" || failed=1
   return $failed
 }

@@ -209,7 +209,8 @@ def test_the_same_bits_in_any_stack_on_any_ranks(
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: Path) -> None:
-    campaigns.done(small, "report", str(resampled))
+    with campaigns.without_figures():
+        campaigns.done(small, "report", str(resampled))
     with (resampled / "report/spread.csv").open(newline="") as stream:
         rows = {(r["variant"], r["task"]): r for r in csv.DictReader(stream)}
     assert set(rows) == {(v, t) for v in ("folds", "drawn") for t in "HM"}
@@ -232,14 +233,12 @@ def test_the_report_separates_the_sources_of_the_spread(small: Path, resampled: 
 
 
 @pytest.mark.slow
-def test_a_spread_that_cannot_be_separated_is_named(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spread_that_cannot_be_separated_is_named(small: Path, tmp_path: Path) -> None:
     options = ["variants=[H]", "replicas=2", "training.resample=bootstrap", "training.epochs=1"]
     done = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), ranks=0)
     assert done.returncode == 0, done.stderr
-    monkeypatch.setattr("hydragnn_hpc.report.write.FIGURES", ())  # drawing them takes seconds
-    write_report(tmp_path / "out")
+    with campaigns.without_figures():
+        write_report(tmp_path / "out")
     page = (tmp_path / "out/report/index.html").read_text()
     assert "cannot be separated: add a variant with training.resample=none" in " ".join(page.split())
 
