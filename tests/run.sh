@@ -100,7 +100,7 @@ fi
 # Four parts side by side on two cores, since many tests only wait, for a scheduler or for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py tests/test_hostile_files.py)
 campaigns=(tests/ensemble tests/dataset)
-results=(tests/prediction tests/report tests/exchange)
+results=(tests/prediction tests/report tests/exchange tests/cli)
 others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" "${results[@]/#/--ignore=}" --ignore=tests/gpu)
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT

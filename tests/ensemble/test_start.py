@@ -88,19 +88,19 @@ def test_frozen_parts_keep_their_bytes(small: Path, tmp_path: Path, source: Path
     training = {"epochs": 3, "batch_size": 16, "samples": 60, "optimizer": {"name": "AdamW", "weight_decay": 0.1}}
     parts = {"parts": ["trunk", "H"], "freeze": ["trunk"], "learning_rate": 0.01}
 
-    def variants(**changes: Any) -> list[dict[str, Any]]:
-        start = {"from": "../source", **parts, **changes}
-        return [{"name": kind, "tasks": ["H", "M"], **own, "start": {**start, "variant": kind}}
+    start = {"from": "../source", **parts}
+    variants = [{"name": kind, "tasks": ["H", "M"], **own, "start": {**start, "variant": kind}}
                 for kind, own in KINDS.items()]  # fmt: skip
-
+    for kind, own in KINDS.items():
+        fresh = {"name": f"{kind}-fresh", "training": {**own.get("training", {}), "epochs": 0}}
+        untrained = {**start, "variant": kind, "parts": ["trunk"], "freeze": []}
+        variants.append({"tasks": ["H", "M"], **own, **fresh, "start": untrained})
     (tmp_path / "source").symlink_to(source)
     (tmp_path / "here").mkdir()
     for stack in (1, 2):
         out = tmp_path / f"here/{stack}"
-        trained(small, out, "--set", f"launch.stack={stack}", variants=variants(), training=training)
+        trained(small, out, "--set", f"launch.stack={stack}", variants=variants, training=training)
     assert outcome(tmp_path / "here/1") == outcome(tmp_path / "here/2")
-    fresh = tmp_path / "here/fresh"
-    trained(small, fresh, variants=variants(freeze=[], parts=["trunk"]), training={**training, "epochs": 0})
     for kind in KINDS:
         for replica in (0, 1):
             theirs, ours = weights(source, kind, replica), weights(tmp_path / "here/1", kind, replica)
@@ -109,7 +109,7 @@ def test_frozen_parts_keep_their_bytes(small: Path, tmp_path: Path, source: Path
             assert any("running_mean" in name for name in same)
             rates = (tmp_path / f"here/1/members/{kind}/0{replica}/history.csv").read_text().splitlines()[1:]
             assert [float(row.split(",")[3]) for row in rates] == [0.01] * 3
-        theirs, ours = weights(source, kind, 0), weights(fresh, kind, 0)
+        theirs, ours = weights(source, kind, 0), weights(tmp_path / "here/1", f"{kind}-fresh", 0)
         same = {name for name in theirs if torch.equal(theirs[name], ours[name])}
         assert same == {name for name in theirs if name.startswith("trunk.")}
 
