@@ -15,7 +15,7 @@ installed() {
   local lock=$1 stamp=$2 needs=$3
   cmp -s "$lock" "$stamp" && return
   echo "envs/tests.sh: installing $(grep -c '==' "$lock") packages of $lock" >&2
-  local options=(--quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile)
+  local options=(--quiet --disable-pip-version-check --no-deps --no-build-isolation)
   .venv/bin/python -m pip install "${options[@]}" "${@:4}" -r "$lock" || {
     echo "envs/tests.sh: error: pip could not install them (see above); $needs needs them" >&2
     return 1

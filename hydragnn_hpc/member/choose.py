@@ -6,6 +6,7 @@ import torch
 
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.captured import why_not_captured
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.losses import loss_of
@@ -14,7 +15,6 @@ from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.fused.kernels import unavailable
 from hydragnn_hpc.member.fused.plan import LOSSES
-from hydragnn_hpc.member.torch_engine.captured import why_not_captured
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.member.triton_engine.available import unavailable as why_no_kernels
 from hydragnn_hpc.sections import Model, Variant

@@ -35,10 +35,10 @@ from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, make_current, set_arithmetic, versions
+from hydragnn_hpc.member.engine.captured import CaptureError
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.features import Trunk, training_features
-from hydragnn_hpc.member.torch_engine.captured import CaptureError
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
 from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import with_degree

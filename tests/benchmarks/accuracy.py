@@ -27,6 +27,7 @@ from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes
+from hydragnn_hpc.member.engine.steps import PlainSteps
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -80,14 +81,14 @@ def train_baseline(samples: TrainingData, sizes: NetworkSizes, seed: int, epochs
 
 def train_engine(engine: Engine, samples: TrainingData, seed: int, epochs: int) -> Errors:
     """One training in an engine."""
-    parameters, _, buffers, _ = stack = cases.new_stack(engine, [seed])
+    stack, steps = cases.new_stack(engine, [seed]), PlainSteps(engine)
     rng = np.random.default_rng(seed)
 
     def train() -> None:
-        cases.train(engine, stack, rng.permutation(samples.split.train)[None])
+        cases.train(steps, stack, rng.permutation(samples.split.train)[None])
 
     def test(chosen: np.ndarray) -> Errors:
-        values = engine.predict(parameters, buffers, chosen)
+        values = engine.predict(stack.parameters, stack.buffers, chosen)
         return errors({name: value[0].numpy() for name, value in values.items()}, samples, chosen)
 
     return best_of(epochs, samples.split, train, test)

@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.member.engine.captured import steps_of
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import Optimizer, new_optimizer
+from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.steps import EpochPlan, StackState, Steps
 from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
-from hydragnn_hpc.sections import AdamOptimizer
+from hydragnn_hpc.sections import AdamOptimizer, OptimizerSection
 
 BATCH, RATE = 64, 1e-3
 """Samples of a batch, and learning rate."""
@@ -109,37 +110,31 @@ def network_sizes(data: TrainingData) -> NetworkSizes:
     return NetworkSizes(1, CHANNELS, TASKS, data.average_degree(), edges=basis)
 
 
-State = tuple[Tensor, Tensor, Tensor, Optimizer]
-"""Parameters, gradients and buffers of a stack on the engine's device, and its optimiser."""
+ADAM = AdamOptimizer(name="Adam")
 
 
-def new_stack(engine: Engine, seeds: Sequence[int]) -> State:
-    """A stack with a member for each seed, and Adam."""
+def new_stack(engine: Engine, seeds: Sequence[int], optimizer: OptimizerSection = ADAM) -> StackState:
+    """A stack with a member for each seed."""
     parameters = torch.stack([engine.layout.initial_parameters(seed) for seed in seeds]).to(engine.device)
     buffers = torch.stack([engine.layout.initial_buffers()] * len(seeds)).to(engine.device)
-    return parameters, torch.zeros_like(parameters), buffers, new_optimizer(AdamOptimizer(name="Adam"), parameters)
+    return StackState.new(engine, parameters, buffers, new_optimizer(optimizer, parameters))
 
 
-def train(engine: Engine, stack: State, order: np.ndarray) -> Tensor:
-    """Train on the samples in ``order`` [E, N], batch by batch; return the sums of the losses, [E, T] float64."""
-    parameters, gradients, buffers, adam = stack
-    total = torch.zeros(len(order), len(engine.sizes.tasks), dtype=torch.float64, device=engine.device)
-    starts = range(0, order.shape[1], BATCH)
-    for start, factors in zip(starts, adam.plan(len(starts), np.full(len(order), RATE)), strict=True):
-        index = np.ascontiguousarray(order[:, start : start + BATCH])
-        total += engine.step(parameters, gradients, buffers, index)
-        engine.update(adam, parameters, gradients, factors)
-    return total
+def train(steps: Steps, stack: StackState, order: np.ndarray) -> None:
+    """Train on the samples in ``order`` [E, N], batch by batch."""
+    for _ in steps.run(stack, EpochPlan.of(order, BATCH, stack.optimizer, np.full(len(order), RATE))):
+        pass
 
 
 def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Callable[[], object]:
     """An epoch of a stack over all whole batches, as in training."""
-    stack, rng = new_stack(engine, range(members)), np.random.default_rng(0)
+    stack, steps, rng = new_stack(engine, range(members)), steps_of(engine), np.random.default_rng(0)
     whole = samples // BATCH * BATCH
 
     def epoch() -> float:
         order = np.stack([rng.permutation(samples)[:whole] for _ in range(members)])
-        return float(train(engine, stack, order).sum())
+        train(steps, stack, order)
+        return float(stack.losses.sum())
 
     return epoch
 

@@ -14,17 +14,21 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hydragnn_hpc.member.engine.interface import Engine
+from hydragnn_hpc.member.engine.captured import CapturedSteps
+from hydragnn_hpc.member.engine.steps import EpochPlan, PlainSteps
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from tests.benchmarks import cases
+
+if TYPE_CHECKING:
+    from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 
 CASES = ("206", "periodic", "206+lengths", "varying")
 CPU = torch.device("cpu")
@@ -164,21 +168,29 @@ def _bytes(tensor: Tensor) -> int:
 def count(case: str, engine: str, members: int) -> Counter:
     """Count a step of the paper's HCM network with Adam, in batches of 64 samples."""
     data = cases.make_samples(case)
-    made = engine_of(engine, data)
-    parameters, gradients, buffers, adam = cases.new_stack(made, range(members))
+    made = engine_of(engine, data, capture=True)
+    stack = cases.new_stack(made, range(members))
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
     graphs = data.graphs
     of_geometry = np.diff(graphs.neighbour_offsets[graphs.site_offsets])
     edges = int(of_geometry[graphs.sample_geometry[index]].sum())
+    plan = EpochPlan.of(np.tile(index, 2), cases.BATCH, stack.optimizer, np.full(members, cases.RATE))
+    if made.repeatable is None:
+        steps = PlainSteps(made).run(stack, plan)
+    else:
+        captured = CapturedSteps(made, made.repeatable)
+        captured.load(stack, plan)
+        steps = (captured.step(cases.BATCH) for _ in range(2))  # what a graph would hold
     # The first step makes what all steps of a shape share: the second is counted.
-    for factors in adam.plan(2, np.full(members, cases.RATE)):
+    for _ in range(2):
         with Counter(edges, [width for width, _ in made.sizes.layers]) as counter:
-            made.step(parameters, gradients, buffers, index)
-            made.update(adam, parameters, gradients, factors)
+            next(steps)
     return counter
 
 
-def engine_of(name: str, data: TrainingData, device: torch.device = CPU, capture: bool = False) -> Engine:
+def engine_of(
+    name: str, data: TrainingData, device: torch.device = CPU, capture: bool = False
+) -> TorchEngine | TritonEngine:
     """Return one of `ENGINES` for the paper's HCM network."""
     sizes = cases.network_sizes(data)
     if name == "torch":

@@ -77,7 +77,7 @@ def data_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, facts_of(arrays, properties, Options(cutoff=4.0), SOURCE)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made=data_sets())
 def test_any_data_set_comes_back_from_extended_xyz(made, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("round")

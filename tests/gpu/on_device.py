@@ -32,9 +32,10 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.device import arithmetic, is_out_of_memory
-from hydragnn_hpc.member.torch_engine.captured import why_not_captured
+from hydragnn_hpc.member.engine.captured import why_not_captured
+from hydragnn_hpc.sections import OPTIMIZERS
 from tests.benchmarks import cases, gpu_estimate
-from tests.gpu.problems import PROBLEMS, STACKS, Stack
+from tests.gpu.problems import PROBLEMS, STACKS, Stack, check_close
 
 SECONDS = 2.0
 """How long a speed is measured, after two epochs."""
@@ -67,7 +68,7 @@ def numbers(device: torch.device) -> str:
     worst = 0.0
     for name in PROBLEMS:
         for actual, expected in zip(trained(name, device), trained(name, torch.device("cpu")), strict=True):
-            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+            check_close(actual, expected, 1e-3, name)
             if len(expected):
                 worst = max(worst, float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-6)))
     return f"{len(PROBLEMS)} problems; largest difference {worst:.1e}, relative to the largest number"
@@ -75,11 +76,45 @@ def numbers(device: torch.device) -> str:
 
 def repeatable(device: torch.device) -> str:
     """The same stack has the same bits again; the library engine, which adds atomically, is left out."""
-    names = [name for name in PROBLEMS if name.startswith("torch")]
+    names = [name for name in PROBLEMS if not name.startswith("library")]
     for name in names:
         if not all(map(torch.equal, trained(name, device), trained(name, device))):
             raise AssertionError(f"{name}: other bits the second time")
     return f"{len(names)} problems"
+
+
+def any_stack(device: torch.device) -> str:
+    """With the triton engine, a member has the same bits in any stack."""
+    names = [name for name in PROBLEMS if name.startswith("triton")]
+    if not names:
+        raise NotRunError("no Triton")
+    for name in names:
+        weights = []
+        for members in (1, 3):
+            stack = Stack(PROBLEMS[name], device, members, cases.ADAM)
+            stack.train(stack.plan())
+            weights.append(stack.state.parameters[0].cpu())
+        if not torch.equal(*weights):
+            raise AssertionError(f"{name}: other bits in another stack")
+    return f"{len(names)} problems"
+
+
+def updates(device: torch.device) -> str:
+    """Three steps of every optimiser, from the same gradients, are those of the CPU."""
+    names = [name for name in PROBLEMS if not name.startswith("library")]
+    settings = {"Adam": {}, "AdamW": {"weight_decay": 0.1}, "SGD": {"weight_decay": 0.1}}
+    for name in names:
+        for kind, given in settings.items():
+            found = []
+            for where in (torch.device("cpu"), device):
+                stack = Stack(PROBLEMS[name], where, 3, OPTIMIZERS[kind](name=kind, **given))
+                random, state = torch.Generator().manual_seed(1), stack.state
+                for factors in state.optimizer.plan(3, np.array([1e-3, 1e-2, 1e-1])):
+                    gradients = torch.randn(state.gradients.shape, generator=random).to(where)
+                    stack.engine.update(state.optimizer, state.parameters, gradients, factors)
+                found.append(state.parameters.cpu())
+            check_close(*found, 1e-5, f"{name}, {kind}")
+    return f"{len(names)} problems, {', '.join(settings)}"
 
 
 def waits(device: torch.device) -> str:
@@ -88,10 +123,10 @@ def waits(device: torch.device) -> str:
     for name in PROBLEMS:
         stack = Stack(PROBLEMS[name], device)
         stack.epoch(stack.plan())
-        factors = stack.plan()
+        plan = stack.plan()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            stack.epoch(factors)
+            stack.epoch(plan)
         except RuntimeError as error:
             raise AssertionError(f"{name}: {error}") from error
         finally:
@@ -196,7 +231,7 @@ def _kill_a_worker(out: Path) -> None:
 
 
 CHECKS: tuple[Callable[[torch.device], str], ...] = (
-    numbers, repeatable, waits, memory, lack_of_memory, campaign, sanitizer,
+    numbers, updates, repeatable, any_stack, waits, memory, lack_of_memory, campaign, sanitizer,
 )  # fmt: skip
 
 

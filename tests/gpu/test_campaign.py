@@ -41,8 +41,7 @@ WAITS = {
     "member/training/evaluate ValidationSet.losses: copy to the host": EPOCHS,  # validation losses
     # A checkpoint after each epoch: parameters and buffers, both also as at the best epoch, and Adam's two moments.
     "member/training/train StackTraining._save: copy to the host": EPOCHS * MEMBERS * 6,
-    # The check of a graph: losses, gradients and buffers.
-    "member/torch_engine/captured _alike: _local_scalar_dense": SHAPES * 3,
+    "member/engine/captured _same_step: _local_scalar_dense": SHAPES,  # the check of a graph
     # The stack shrinks, here to nothing at its end.
     "member/training/train StackTraining._keep: copy of memory that is not pinned": 1,
     "member/engine/optimize Optimizer.select: copy to the host": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -34,7 +33,7 @@ def test_tensors_on_two_devices_are_refused(device: Device) -> None:
     stack = varying()
     stack.engine._targets = [torch.zeros(t.shape) for t in stack.engine._targets]
     with pytest.raises(RuntimeError, match="to be on the same device"):
-        stack.step(6, stack.plan()[0])
+        stack.train(stack.plan())
 
 
 @pytest.mark.parametrize(
@@ -58,9 +57,9 @@ def test_tensors_on_two_devices_are_refused(device: Device) -> None:
 )
 def test_waits_are_recorded_with_their_place(device: Device, what, reason: str) -> None:
     stack = with_pass(varying(), what)
-    factors = stack.plan()
+    plan = stack.plan()
     device.waits.clear()
-    stack.step(6, factors[0])
+    stack.train(plan)
     assert f"{HERE}._step: {reason}" in device.waits
     with (
         pytest.raises(RuntimeError, match="not permitted when stream is capturing"),
@@ -86,9 +85,9 @@ def test_members_one_after_another_take_more_launches(device: Device) -> None:
     counted = []
     for members in (3, 1):
         stack.keep(members)
+        plan = stack.plan()
         device.launches.clear()
-        index = np.stack([np.arange(6)] * members)
-        stack.engine.step(stack.parameters, stack.gradients, stack.buffers, index)
+        stack.train(plan)
         counted.append(device.launches.total())
     assert counted[0] > 2 * counted[1]
 

@@ -34,8 +34,8 @@ def test_checks_and_measurements_run_on_a_cpu(
     assert capsys.readouterr().out == report.read_text()
     lines = report.read_text().splitlines()
     right = [line for line in lines if line.startswith("- right: ")]
-    assert len(right) == 3 and "one worker killed" in right[2], lines
-    assert sum("Not on cpu" in line for line in lines) == len(on_device.CHECKS) - 3
+    assert len(right) == 4 and "one worker killed" in right[3], lines
+    assert sum("Not on cpu" in line for line in lines) == len(on_device.CHECKS) - 5
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| 206 ")]
     assert [row[1].strip() for row in rows] == ["PyTorch Geometric", "torch"]
     assert all(float(row[3].replace(",", "")) > 1 for row in rows) and rows[1][7].strip().endswith("%")
@@ -51,6 +51,14 @@ def test_the_checks_need_no_triton() -> None:
 def test_numbers_and_bits_are_right_on_the_emulated_device(device: Device) -> None:
     assert on_device.numbers(GPU).startswith("2 problems; largest difference ")
     assert on_device.repeatable(GPU) == "1 problems"
+    assert on_device.updates(GPU) == "1 problems, Adam, AdamW, SGD"
+
+
+def test_the_kernels_are_right_on_the_emulated_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "triton, geometries and edge lengths that vary"
+    monkeypatch.setattr(on_device, "PROBLEMS", {name: PROBLEMS[name]})
+    assert on_device.any_stack(GPU) == "1 problems"
+    assert on_device.updates(GPU).startswith("1 problems")
 
 
 def test_what_is_wrong_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

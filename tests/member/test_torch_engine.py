@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,11 @@ import torch
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.member import choose
-from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, CaptureError, why_not_captured
+from hydragnn_hpc.member.engine.captured import CaptureError, steps_of, why_not_captured
+from hydragnn_hpc.member.engine.optimize import new_optimizer
+from hydragnn_hpc.member.engine.steps import EpochPlan, StackState
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
+from hydragnn_hpc.sections import AdamOptimizer
 from tests import campaigns
 from tests.member.contract.problem import CPU, TASKS, Problem, random_neighbours, random_samples
 
@@ -24,78 +26,35 @@ def one_geometry() -> Problem:
     return Problem(random_samples(rng, [random_neighbours(rng, 9, 18)]))
 
 
-def steps(problem: Problem, engine: TorchEngine, device: torch.device) -> list[torch.Tensor]:
-    """Return losses, gradients and buffers of five steps on batches of two sizes; the stack shrinks in between."""
+def trained(problem: Problem, engine: TorchEngine, device: torch.device) -> list[torch.Tensor]:
+    """Return all that is computed in three epochs of a large and a small batch; the stack shrinks after the second."""
     parameters, buffers = (t.to(device) for t in problem.stack(engine, torch.float32))
-    results = []
-    for number, samples in enumerate((6, 6, 3, 6, 6)):
-        if number == 3:
-            parameters, buffers = parameters[1:].clone(), buffers[1:].clone()
-        index = problem.index(samples, number)[: len(parameters)]
-        gradients = torch.zeros_like(parameters)
-        results.append(engine.step(parameters, gradients, buffers, index).clone())
-        results += [gradients.clone(), buffers.clone()]
-        parameters -= 0.01 * gradients
-        engine.predict(parameters, buffers, np.arange(14))
+    state = StackState.new(engine, parameters, buffers, new_optimizer(AdamOptimizer(name="Adam"), parameters))
+    steps, results = steps_of(engine), []
+    for number in range(3):
+        if number == 2:
+            kept = torch.arange(1, len(parameters), device=device)
+            tensors = state.parameters[kept], state.buffers[kept]
+            state = StackState.new(engine, *tensors, state.optimizer.select(kept))
+        order = problem.index(9, number)[: len(state.parameters)]
+        for _ in steps.run(state, EpochPlan.of(order, 6, state.optimizer, np.full(len(order), 1e-2))):
+            results += [t.clone() for t in (state.losses, state.gradients, state.buffers)]
+            engine.predict(state.parameters, state.buffers, np.arange(14))
     return [tensor.cpu() for tensor in results]
 
 
 def test_on_a_cpu_no_step_is_captured() -> None:
     problem = one_geometry()
     with pytest.raises(CaptureError, match="has no cpu graphs"):
-        steps(problem, TorchEngine(problem.sizes, problem.data, CPU, together=True, capture=True), CPU)
+        trained(problem, TorchEngine(problem.sizes, problem.data, CPU, together=True, capture=True), CPU)
 
 
-class OnXpu(torch.Tensor):
-    """A tensor of the CPU that says that it is on an XPU."""
-
-    device = torch.device("xpu", 0)
-
-
-class Recorder:
-    """Stands in for ``torch.xpu.XPUGraph``, and for ``torch.xpu.graph``: repeats the steps taken while it captured."""
-
-    now: Recorder | None = None
-
-    def __init__(self) -> None:
-        self.steps: list[Callable[[], object]] = []
-
-    def replay(self) -> None:
-        for step in self.steps:
-            step()
-
-    @staticmethod
-    @contextmanager
-    def capture(graph: Recorder, pool: object) -> Iterator[None]:
-        assert pool == "pool of the XPU"
-        Recorder.now = graph
-        yield
-        Recorder.now = None
-
-
-def test_on_an_xpu_steps_are_captured_by_its_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    emptied, losses = [], torch.zeros(2, 1)
-    stand_ins = {
-        "XPUGraph": Recorder, "graph": Recorder.capture, "graph_pool_handle": lambda: "pool of the XPU",
-        "empty_cache": lambda: emptied.append(1),
-    }  # fmt: skip
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(torch.xpu, name, stand_in)
-        monkeypatch.delattr(torch.cuda, name.replace("XPU", "CUDA"))
-
-    def step(parameters, gradients, buffers, numbers):
-        if Recorder.now:
-            Recorder.now.steps.append(lambda: step(parameters, gradients, buffers, numbers))
-        gradients.copy_(parameters * numbers.sum())
-        return losses.copy_(gradients)
-
-    captured = CapturedSteps(lambda members, samples: step)
-    parameters, gradients, buffers = (torch.ones(2, 1).as_subclass(OnXpu) for _ in range(3))
-    for last in (3, 5):
-        captured.step(parameters, gradients, buffers, torch.tensor([1, last]), (2, 1))
-        assert losses.tolist() == [[1.0 + last]] * 2
-    captured.step(parameters[:1], gradients[:1], buffers[:1], torch.tensor([1]), (1, 1))
-    assert emptied == [1], "the pool's memory is kept when the stack shrinks"
+@pytest.mark.parametrize(("kind", "graph"), [("cuda", "CUDAGraph"), ("xpu", "XPUGraph")])
+def test_torch_has_the_functions_that_capture_steps(kind: str, graph: str) -> None:
+    module = torch.get_device_module(kind)
+    assert not why_not_captured(torch.device(kind, 0))
+    assert "pool" in inspect.signature(module.graph).parameters
+    assert callable(getattr(module, graph).replay) and module.graph_pool_handle and module.empty_cache
 
 
 def test_a_torch_without_xpu_graphs_trains_without_them_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +85,7 @@ def test_a_graph_gives_the_same_results_as_plain_steps() -> None:
     assert device is not None
     problem = one_geometry()
     plain, captured = (TorchEngine(problem.sizes, problem.data, device, capture=c) for c in (False, True))
-    expected = steps(problem, plain, device)
-    actual = steps(problem, captured, device)
+    expected = trained(problem, plain, device)
+    actual = trained(problem, captured, device)
     for result, reference in zip(actual, expected, strict=True):
         torch.testing.assert_close(result, reference)

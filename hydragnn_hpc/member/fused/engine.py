@@ -43,6 +43,7 @@ class FusedEngine:
     """
 
     name = "fused"
+    repeatable = None
 
     def __init__(
         self,

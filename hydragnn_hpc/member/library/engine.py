@@ -40,6 +40,7 @@ class LibraryEngine:
     """
 
     name = "library"
+    repeatable = None
 
     def __init__(
         self,

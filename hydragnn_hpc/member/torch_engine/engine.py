@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
+from hydragnn_hpc.member.engine.interface import DeviceStep, Repeatable
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, vector_lanes
@@ -14,7 +15,6 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.batches import Batch, Batches
-from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.torch_engine.network import Network
 from hydragnn_hpc.member.torch_engine.weights import Weights
 
@@ -69,7 +69,7 @@ class TorchEngine:
         self._column = None if column == sorted(column) else torch.tensor(column, device=device)
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._arena = Arena(self._like)
-        self._captured = CapturedSteps(self._prepare) if capture and self._together and self._batches.shared else None
+        self._captured = capture and self._together and self._batches.shared
         self._weights: Weights | None = None
         self._network: tuple[tuple[int, ...], Weights, Network] | None = None
 
@@ -81,29 +81,37 @@ class TorchEngine:
         ------
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
-        CaptureError
-            If the step cannot be captured: the process must end.
         """
-        check_batch(index, self._graphs)
+        self.check(index)
         if self._together:
             return self._step(parameters, gradients, buffers, index)
         each = [slice(e, e + 1) for e in range(len(index))]
         return torch.cat([self._step(parameters[e], gradients[e], buffers[e], index[e]) for e in each])
 
     def _step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
-        if self._captured is not None:
-            numbers = self._batches.send(index.T.reshape(-1))
-            return self._captured.step(parameters, gradients, buffers, numbers, index.shape)
         batch = self._batches.make(index)
         return self._pass(batch, *self._ready(batch), (parameters, gradients, buffers))
 
-    def _prepare(self, members: int, samples: int) -> Step:
-        """Return a step over one geometry with its own working memory."""
+    @property
+    def repeatable(self) -> Repeatable | None:
+        """The engine itself if its steps are to be captured."""
+        return self if self._captured else None
+
+    def check(self, index: Array) -> None:
+        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
+        check_batch(index, self._graphs)
+
+    def bounds(self, order: Array) -> tuple[int, ...]:
+        """Return nothing: over one geometry, all batches have the same size."""
+        return ()
+
+    def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
+        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
         weights, fixed = self._weights_of(members), self._batches.fixed(members, samples)
         networks: list[Network] = []
 
         def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
-            batch = self._batches.of_numbers(fixed, numbers)
+            batch = self._batches.of_numbers(fixed, numbers.T.reshape(-1))
             if not networks:
                 networks.append(Network(weights, batch, Arena(self._like)))
             return self._pass(batch, weights, networks[0], (parameters, gradients, buffers))

@@ -11,8 +11,10 @@ import torch
 
 from hydragnn_hpc.campaign_hash import member_hash
 from hydragnn_hpc.ledger import keeps_checkpoint, now
+from hydragnn_hpc.member.engine.captured import steps_of
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import OPTIMIZERS
+from hydragnn_hpc.member.engine.optimize import OPTIMIZERS, Optimizer
+from hydragnn_hpc.member.engine.steps import EpochPlan, StackState
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.training import checkpoint as checkpoints
 from hydragnn_hpc.member.training.evaluate import MemberEvaluation, ValidationSet, evaluate_member, weights_hash
@@ -73,7 +75,7 @@ class StackTraining:
         self._optimizer_kind = OPTIMIZERS[self._options.optimizer.name]
         self._epochs = self._options.epochs if train.epochs is None else train.epochs
         self._start = self._campaign.start
-        self._clips = any(task.loss.outputs > 1 for task in engine.sizes.tasks)
+        self._steps = steps_of(engine)
         self._frozen_parts = FrozenParts.of(engine.layout, list(self._start.freeze) if self._start else [])
         self._stack = list(train.replicas)
         self._saved_at = time.monotonic()
@@ -118,9 +120,13 @@ class StackTraining:
         stacked = {name: torch.stack(column) for name, column in columns.items()}
         on_host = self._optimizer_kind.COUNTERS
         tensors = {name: value if name in on_host else value.to(self._engine.device) for name, value in stacked.items()}
-        self.parameters, self.buffers, self._best_parameters, self._best_buffers = (tensors.pop(n) for n in _TENSORS)
-        self._gradients = torch.zeros_like(self.parameters)
-        self._optimizer = self._optimizer_kind(self._options.optimizer, tensors)
+        parameters, buffers, self._best_parameters, self._best_buffers = (tensors.pop(n) for n in _TENSORS)
+        self._state = self._new_state(parameters, buffers, self._optimizer_kind(self._options.optimizer, tensors))
+
+    def _new_state(self, parameters: torch.Tensor, buffers: torch.Tensor, optimizer: Optimizer) -> StackState:
+        frozen = self._frozen_parts.copies(parameters, buffers)
+        clips = any(task.loss.outputs > 1 for task in self._engine.sizes.tasks)
+        return StackState.new(self._engine, parameters, buffers, optimizer, frozen, clips)
 
     def _compare_engines(self, member: StackMember) -> None:
         """Record if the last digits of a member's numbers now depend on another engine, vector lanes, GPU or stack."""
@@ -190,44 +196,36 @@ class StackTraining:
             session = member.sessions[-1]
             member.sessions[-1] = session.model_copy(update={"ended": now(), "epochs": session.epochs + 1})
             if row.is_finite and member.schedule.record(row.validation_loss, row.epoch, self._options):
-                self._best_parameters[e].copy_(self.parameters[e])
-                self._best_buffers[e].copy_(self.buffers[e])
+                self._best_parameters[e].copy_(self._state.parameters[e])
+                self._best_buffers[e].copy_(self._state.buffers[e])
         self._close_ended(finished)
         if time.monotonic() - self._saved_at >= self._campaign.launch.checkpoint_seconds:
             self.save()
 
     def _train(self, alive: Callable[[], None]) -> np.ndarray:
         """Train one epoch, each member in its own order of samples; return the mean weighted losses ``[E]``."""
-        length, size = self._data.epoch_length, self._options.batch_size
+        length = self._data.epoch_length
         order = np.stack([m.train[shuffle(m.seed, m.epoch, len(m.train))[:length]] for m in self.members])
-        device = self._engine.device
-        steps = -(-length // size)
-        factors = self._optimizer.plan(steps, np.array([m.schedule.rate for m in self.members]))
-        weights = torch.tensor([t.weight for t in self._engine.sizes.tasks], dtype=torch.float64, device=device)
-        total = torch.zeros(len(self.members), len(weights), dtype=torch.float64, device=device)
-        frozen = self._frozen_parts.copies(self.parameters, self.buffers)
-        for step in range(steps):
-            index = np.ascontiguousarray(order[:, step * size : (step + 1) * size])
-            losses = self._engine.step(self.parameters, self._gradients, self.buffers, index)
-            total += losses.double() * index.shape[1]
-            if self._clips:
-                clip(self._gradients)
-            self._engine.update(self._optimizer, self.parameters, self._gradients, factors[step])
-            for view, before in frozen:
-                view.copy_(before)
+        rates = np.array([m.schedule.rate for m in self.members])
+        epoch = EpochPlan.of(order, self._options.batch_size, self._state.optimizer, rates)
+        for _ in self._steps.run(self._state, epoch):
             alive()
+        tasks, device = self._engine.sizes.tasks, self._engine.device
+        weights = torch.tensor([t.weight for t in tasks], dtype=torch.float64, device=device)
         # Weighted task by task, member by member: the order of the sum must not depend on the stack.
-        mean: np.ndarray = torch.stack([(row * weights).sum() for row in total / length]).cpu().numpy()
+        losses = [(row * weights).sum() for row in self._state.losses / length]
+        mean: np.ndarray = torch.stack(losses).cpu().numpy()
         return mean
 
     def _validate(self) -> np.ndarray:
         """Return every member's loss on its validation set, ``[E]``."""
         if len(self._validation) == 1:
             (shared,) = self._validation.values()
-            return shared.losses(self.parameters, self.buffers)
+            return shared.losses(self._state.parameters, self._state.buffers)
         own = [self._validation[id(m.validation)] for m in self.members]
         rows = [slice(e, e + 1) for e in range(len(own))]
-        return np.concatenate([s.losses(self.parameters[e], self.buffers[e]) for s, e in zip(own, rows, strict=True)])
+        parameters, buffers = self._state.parameters, self._state.buffers
+        return np.concatenate([s.losses(parameters[e], buffers[e]) for s, e in zip(own, rows, strict=True)])
 
     def _close_ended(self, finished: Callable[[StackMember, EndState], None]) -> None:
         gone: set[int] = set()
@@ -252,11 +250,11 @@ class StackTraining:
 
     def _keep(self, which: list[int]) -> None:
         """Shrink the stack to the members at these positions."""
-        kept = torch.tensor(which, dtype=torch.int64, device=self.parameters.device)
+        state = self._state
+        kept = torch.tensor(which, dtype=torch.int64, device=state.parameters.device)
         self.members = [self.members[e] for e in which]
-        for name in ("parameters", "buffers", "_best_parameters", "_best_buffers", "_gradients"):
-            setattr(self, name, getattr(self, name)[kept].clone())
-        self._optimizer = self._optimizer.select(kept)
+        self._best_parameters, self._best_buffers = self._best_parameters[kept], self._best_buffers[kept]
+        self._state = self._new_state(state.parameters[kept], state.buffers[kept], state.optimizer.select(kept))
 
     def save(self) -> None:
         """Write every member's checkpoint and history."""
@@ -269,8 +267,8 @@ class StackTraining:
     def _save(self, e: int, member: StackMember) -> None:
         if self._on_device:
             member.sessions[-1] = member.sessions[-1].model_copy(update={"stack": len(self.members)})
-        rows = (self.parameters, self.buffers, self._best_parameters, self._best_buffers)
-        stacked = dict(zip(_TENSORS, rows, strict=True)) | self._optimizer.state
+        rows = (self._state.parameters, self._state.buffers, self._best_parameters, self._best_buffers)
+        stacked = dict(zip(_TENSORS, rows, strict=True)) | self._state.optimizer.state
         tensors = {name: value[e].cpu().clone() for name, value in stacked.items()}
         checkpoint = checkpoints.Checkpoint(
             self._identity(member), tensors, member.schedule, member.history, member.sessions
@@ -345,17 +343,6 @@ def _described(session: Session) -> str:
     # A GPU's libraries choose their kernels by the sizes of arrays, and so by the size of the stack; triton uses none.
     stack = f", in a stack of {session.stack}" if session.device and session.engine != "triton" else ""
     return f"engine {session.engine}{lanes}{device}{stack}"
-
-
-def clip(gradients: torch.Tensor) -> None:
-    """Clip each member's gradient, a row of ``[E, P]``, to a norm of 1, in place.
-
-    Where noise comes close to zero, the gradient of a log-likelihood is a million times the usual one, and Adam's
-    moments would take thousands of steps to recover from it.
-    """
-    # Row by row, so that no member depends on its stack.
-    for row in gradients:
-        row.mul_(torch.linalg.vector_norm(row).reciprocal().clamp(max=1.0))
 
 
 def shuffle(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
+from hydragnn_hpc.member.engine.interface import DeviceStep, Repeatable
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, AdamW, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
-from hydragnn_hpc.member.torch_engine.captured import CapturedSteps, Step
 from hydragnn_hpc.member.triton_engine import heads, trunk
 from hydragnn_hpc.member.triton_engine.heads import Heads
 from hydragnn_hpc.member.triton_engine.rows import BatchGeometry
@@ -22,6 +22,12 @@ from hydragnn_hpc.member.triton_engine.trunk_launches import adam
 
 MOST_PREDICTED = 1024
 """Samples predicted at once: a program describes the rows of all of them."""
+
+
+def _rounded(size: int) -> int:
+    """Return the size rounded up to four binary digits: by an eighth at most."""
+    unit = 1 << max(0, size.bit_length() - 4)
+    return -(-size // unit) * unit
 
 
 def unsupported(sizes: NetworkSizes) -> str:
@@ -44,7 +50,7 @@ class TritonEngine:
     dtype : torch.dtype
         float32; float64 for tests.
     capture : bool, optional
-        Whether steps over one geometry become graphs of the device (`captured`).
+        Whether steps become graphs of the device (`hydragnn_hpc.member.engine.captured`).
     """
 
     name = "triton"
@@ -64,7 +70,7 @@ class TritonEngine:
         self._trunk = TrunkKernels(sizes, self.layout, self._geometry, self._like)
         self._heads = Heads(sizes, self.layout, self._like, missing)
         self._arena = Arena(self._like)
-        self._captured = CapturedSteps(self._prepare) if capture and self._geometry.shared else None
+        self._captured = capture
 
     @torch.no_grad()
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
@@ -74,36 +80,45 @@ class TritonEngine:
         ------
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
-        CaptureError
-            If the step cannot be captured: the process must end.
         """
-        check_batch(index, self._graphs)
-        numbers = send(index.reshape(-1), self.device)
-        if self._captured is not None:
-            return self._captured.step(parameters, gradients, buffers, numbers, index.shape)
-        state = (parameters, gradients, buffers)
-        return self._step(*state, numbers.view(index.shape), self._geometry.sizes_of(index), self._arena)
+        self.check(index)
+        step = self._within(self._geometry.sizes_of(index), index.shape[1], self._arena)
+        return step(parameters, gradients, buffers, send(index, self.device))
 
-    def _prepare(self, members: int, samples: int) -> Step:
-        """Return a step over one geometry with its own working memory."""
-        sizes, arena = self._geometry.sizes_of(np.zeros((members, samples), np.int64)), Arena(self._like)
+    @property
+    def repeatable(self) -> Repeatable | None:
+        """The engine itself if its steps are to be captured."""
+        return self if self._captured else None
+
+    def check(self, index: Array) -> None:
+        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
+        check_batch(index, self._graphs)
+
+    def bounds(self, order: Array) -> tuple[int, ...]:
+        """Return the rows and edges of the largest batch, rounded up so that few later epochs have a larger one.
+
+        Rows beyond those of a batch cost little: their programs end at once.
+        """
+        sizes = self._geometry.sizes_of(order)
+        return sizes if self._geometry.shared else tuple(map(_rounded, sizes))
+
+    def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
+        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
+        return self._within(bounds, samples, Arena(self._like))
+
+    def _within(self, bounds: tuple[int, ...], samples: int, arena: Arena) -> DeviceStep:
+        """Return the step for batches of ``samples`` samples of at most as many rows and edges as ``bounds``."""
+        number, edges = bounds
+        tiles = self._geometry.tiles(samples, number)
 
         def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
-            return self._step(parameters, gradients, buffers, numbers.view(members, samples), sizes, arena)
+            rows = self._geometry.rows(numbers, number, arena)
+            made = self._trunk.forward(rows, tiles, edges, self._inputs, parameters, buffers, arena, training=True)
+            back = self._heads.train(made.features, rows, self._targets, parameters, gradients)
+            self._trunk.backward(made, back, gradients, arena)
+            return back.losses
 
         return step
-
-    def _step(
-        self, parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor, sizes: tuple[int, int],
-        arena: Arena,
-    ) -> Tensor:  # fmt: skip
-        """Run one batch forward and backward, all on the device; return the losses [E, T]."""
-        rows = self._geometry.rows(numbers, sizes[0], arena)
-        tiles = self._geometry.tiles(rows.samples, rows.rows)
-        made = self._trunk.forward(rows, tiles, sizes[1], self._inputs, parameters, buffers, arena, training=True)
-        back = self._heads.train(made.features, rows, self._targets, parameters, gradients)
-        self._trunk.backward(made, back, gradients, arena)
-        return back.losses
 
     def update(self, optimizer: Optimizer, parameters: Tensor, gradients: Tensor, factors: Tensor) -> None:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""

@@ -161,13 +161,13 @@ class BatchGeometry:
         self.slots = (by_sender - self.offsets[receiver[by_sender]]).int()
 
     def sizes_of(self, index: Array) -> tuple[int, int]:
-        """Return R and U, the most atoms and the most edges of a member, for samples ``index`` [E, B]."""
+        """Return R and U, the most atoms and the most edges of a member's batch, for samples ``index`` [..., E, B]."""
         s = self._graphs
         if self.shared:
-            return index.shape[1] * len(self._degree), max(1, len(self.neighbours))
-        atoms = (s.atom_offsets[index + 1] - s.atom_offsets[index]).sum(1)
+            return index.shape[-1] * len(self._degree), max(1, len(self.neighbours))
+        atoms = (s.atom_offsets[index + 1] - s.atom_offsets[index]).sum(-1)
         geometry = s.sample_geometry[index]
-        edges = (self._edges_before[geometry + 1] - self._edges_before[geometry]).sum(1)
+        edges = (self._edges_before[geometry + 1] - self._edges_before[geometry]).sum(-1)
         return int(atoms.max()), max(1, int(edges.max()))
 
     def rows(self, numbers: Tensor, rows: int, arena: Arena) -> Rows:

@@ -28,9 +28,10 @@ from triton.runtime.jit import JITFunction
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.losses import GaussianNll
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.steps import PlainSteps
 from hydragnn_hpc.member.triton_engine.engine import TritonEngine
 from tests.benchmarks import cases
-from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples
+from tests.member.contract.problem import CPU, CUTOFF, random_neighbours, random_samples, with_missing
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32),
@@ -41,11 +42,12 @@ PAPER = (TaskSizes("H", "graph", 1), TaskSizes("C", "node", 1), TaskSizes("M", "
 WIDE = (TaskSizes("H", "graph", 1, (128, 64), loss=GaussianNll()), TaskSizes("V", "node", 3, (128, 64)))
 NETWORKS: dict[str, dict[str, Any]] = {
     "paper": {"channels": (20, 20), "tasks": PAPER},
-    "edges": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF)},
+    "edges": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF), "missing": 0.3},
     "varying": {"channels": (20, 20), "tasks": PAPER, "edges": EdgeBasis(20, CUTOFF), "geometries": 2},
     "wide": {"channels": (64, 64), "tasks": WIDE, "edges": EdgeBasis(50, CUTOFF), "pooling": "max", "geometries": 2},
 }
-"""The paper's network over one geometry, with edge features, over several; and the widest that the kernels compute."""
+"""The paper's network over one geometry; with edge features and missing targets; over several geometries; and the
+widest network that the kernels compute."""
 
 
 class Resources(NamedTuple):
@@ -87,14 +89,13 @@ def launches(network: str, target: str) -> dict[tuple[str, str], tuple[ASTSource
     options = dict(NETWORKS[network])
     rng = np.random.default_rng(0)
     geometries = [random_neighbours(rng, n, 2 * n) for n in range(9, 9 + options.pop("geometries", 1))]
-    data = random_samples(rng, geometries, 14, options["tasks"])
+    data = with_missing(random_samples(rng, geometries, 14, options["tasks"]), rng, options.pop("missing", 0.0))
     engine = TritonEngine(NetworkSizes(1, average_degree=(3.5, 1.375), **options), data, CPU)
-    parameters, gradients, buffers, adam = cases.new_stack(engine, range(2))
+    stack = cases.new_stack(engine, range(2))
     on_nvidia = mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None)
     with on_nvidia, recorded() as found:
-        engine.step(parameters, gradients, buffers, np.arange(8).reshape(2, 4))
-        engine.update(adam, parameters, gradients, adam.plan(1, np.full(2, 1e-3))[0])
-        engine.predict(parameters, buffers, np.arange(4))
+        cases.train(PlainSteps(engine), stack, np.arange(8).reshape(2, 4))
+        engine.predict(stack.parameters, stack.buffers, np.arange(4))
     return found
 
 
