@@ -48,6 +48,21 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
+def place_of_temporary_files() -> Path:
+    """Return the folder in which temporary files are created.
+
+    Raises
+    ------
+    StorageError
+        If none can be used.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"no folder for temporary files: {reason}; set TMPDIR to one with free space") from error
+
+
 @contextlib.contextmanager
 def written_whole(
     path: Path, mode: str = "wb", keep: Path | None = None, hold: Hold = contextlib.nullcontext

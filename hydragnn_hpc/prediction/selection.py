@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from ase.symbols import Symbols
@@ -32,9 +33,9 @@ class Pool:
         The tasks whose spread counts.
     index, origin, name, composition : list
         Of each structure: its position in the source, what identifies it there, its name and its reduced formula.
-    spreads : list of numpy.ndarray
-        ``[T]``: the calibrated standard deviation of each task, as the root mean square over a structure's values; the
-        raw one where there is no calibration, and that between members for a task with noise.
+    both_spreads : list of numpy.ndarray
+        ``[T, 2]``: the calibrated and the raw standard deviation of each task, as the root mean square over a
+        structure's values; both that between members for a task with noise.
     features : list of numpy.ndarray
         ``[F]`` (`prediction.distance.Distances`).
     distance, quantile : list of float
@@ -46,7 +47,7 @@ class Pool:
     origin: list[str] = field(default_factory=list)
     name: list[str] = field(default_factory=list)
     composition: list[str] = field(default_factory=list)
-    spreads: list[np.ndarray] = field(default_factory=list)
+    both_spreads: list[np.ndarray] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     distance: list[float] = field(default_factory=list)
     quantile: list[float] = field(default_factory=list)
@@ -62,8 +63,7 @@ class Pool:
     def add(self, ensemble: Ensemble, distances: DistanceFromTraining | None, structures: UnseenStructures) -> None:
         """Add a batch."""
         predicted = ensemble.apply(structures)
-        spreads = np.stack([_spread(predicted[task], len(structures)) for task in self.tasks], axis=1)
-        self.spreads += list(spreads)
+        self.both_spreads += list(np.stack([_both_spreads(predicted[task]) for task in self.tasks], axis=1))
         far = distances.of(structures) if distances else None
         self.features += list(far.features) if far else []
         self.distance += far.distance.tolist() if far else [math.nan] * len(structures)
@@ -78,12 +78,21 @@ class Pool:
             self.name.append(frame.name)
             self.composition.append(str(Symbols(frame.atomic_numbers).formula.reduce()[0].format("metal")))
 
+    def spreads(self) -> np.ndarray:
+        """Return the spread of each structure for each task, ``[S, T]``.
+
+        For each task it is the calibrated one or, if that of any structure is unknown or infinite, the raw one of all.
+        """
+        calibrated, raw = np.moveaxis(np.array(self.both_spreads), 2, 0)
+        spreads: np.ndarray = np.where(np.isfinite(calibrated).all(axis=0), calibrated, raw)
+        return spreads
+
     def scores(self) -> np.ndarray:
         """Return the score of each structure, ``[S]``.
 
         It is the spread; for several tasks, the root mean square of their spreads, each relative to that of the pool.
         """
-        spreads = np.array(self.spreads)
+        spreads = self.spreads()
         scale = np.sqrt((spreads**2).mean(axis=0))
         relative: np.ndarray = np.sqrt(((spreads / np.where(scale > 0, scale, 1.0)) ** 2).mean(axis=1))
         return relative if len(self.tasks) > 1 else spreads[:, 0]
@@ -96,8 +105,9 @@ class Pool:
 
     def rows(self, chosen: Sequence[int], scores: np.ndarray) -> Iterator[tuple[object, ...]]:
         """Yield the row of each chosen structure, :data:`COLUMNS` and the tasks' spreads."""
+        spreads = self.spreads()
         for rank, k in enumerate(chosen, start=1):
-            numbers = (scores[k], self.distance[k], self.quantile[k], *self.spreads[k])
+            numbers = (scores[k], self.distance[k], self.quantile[k], *spreads[k])
             yield (rank, self.index[k], self.origin[k], self.name[k], self.composition[k], *map(csv_number, numbers))
 
 
@@ -206,11 +216,12 @@ def distances_of(ensemble: Ensemble, needed: bool) -> DistanceFromTraining | Non
         return None
 
 
-def _spread(prediction: TaskPrediction, structures: int) -> np.ndarray:
-    """Return the spread of each structure, ``[S]``; without the noise, which no other structure would reduce."""
-    spread = prediction.std_spread
-    if spread is None:
-        calibrated = np.isfinite(prediction.std_calibrated).all()
-        spread = prediction.std_calibrated if calibrated else prediction.std
-    squares = (spread**2).mean(axis=1)
-    return np.array([np.sqrt(squares[slice(*prediction.offsets[k : k + 2])].mean()) for k in range(structures)])
+def _both_spreads(prediction: TaskPrediction) -> np.ndarray:
+    """Return the calibrated and the raw spread of each structure, ``[S, 2]``.
+
+    Both are without the noise, which no other structure would reduce.
+    """
+    between, offsets = prediction.std_spread, prediction.offsets
+    both = (prediction.std_calibrated, prediction.std) if between is None else (between, between)
+    squares = [(spread**2).mean(axis=1) for spread in both]
+    return np.sqrt([[own[first:end].mean() for own in squares] for first, end in pairwise(offsets)])

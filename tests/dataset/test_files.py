@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset.build.convert import convert
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import files
@@ -215,11 +216,12 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     assert "is not a regular file" in str(found[3][1])
 
 
-def test_a_file_too_large_is_not_read_whole(tmp_path: Path) -> None:
-    with (tmp_path / "out_1").open("wb") as stream:
-        stream.truncate(files.LARGEST + 1)  # a sparse file: no space taken
-    ((_, content),) = contents(tmp_path)
-    assert "too many for one structure" in str(content)
+def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 10**6)
+    for name, size in (("out_1", 10**6), ("out_2", 10**6 + 1)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (_, right), (_, large) = contents(tmp_path)
+    assert right == bytes(10**6) and "more than 1,000,000 bytes are too many for one structure" in str(large)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1), unique=True), st.randoms())
@@ -377,6 +379,17 @@ def test_a_full_disk_is_not_blamed_on_a_file_that_is_copied_to_it(tmp_path: Path
         (tmp_path / "in" / f"{name}.vasp.gz").write_bytes(gzip.compress(text.encode()))
     refused_on_a_full_disk(tmp_path, "data convert in out.extxyz --on-error skip")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_file_is_not_blamed_where_no_temporary_folder_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.gz").write_bytes(gzip.compress(b"1"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+    (file,) = files.iter_files(tmp_path)
+    with pytest.raises(StorageError, match=r"no folder for temporary files: No usable.*; set TMPDIR"), file.on_disk():
+        pass
 
 
 def refused_on_a_full_disk(folder: Path, words: str) -> None:

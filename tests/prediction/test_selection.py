@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
 import pytest
 
-from hydragnn_hpc import Ensemble
+from hydragnn_hpc import Ensemble, TaskPrediction
 from hydragnn_hpc.dataset import symmetry
+from hydragnn_hpc.dataset.build.unseen import UnseenStructures
 from hydragnn_hpc.dataset.graphs import Geometry
+from hydragnn_hpc.dataset.read.frames import Frame
 from hydragnn_hpc.prediction.selection import Limits, Pool, at_random, farthest
 from tests.campaigns import called, done
 from tests.prediction.structures import some
@@ -48,6 +52,29 @@ def test_limits_hold_for_both_ways() -> None:
         assert max(Counter(pool.composition[k] for k in chosen).values()) == 7
         assert max(Counter(classes[chosen].tolist()).values()) == 1
     assert at_random(pool, 0, Limits(9)) == at_random(pool, 0, Limits(9)) != at_random(pool, 1, Limits(9))
+
+
+def test_a_task_has_one_kind_of_spread_throughout_the_pool() -> None:
+    """Calibrated, unless that of any atom of any batch is infinite, as where an element's calibration is."""
+    pool = Pool(("calibrated", "raw", "noisy"))
+    pair = Geometry(np.eye(3)[:2], np.zeros((3, 3)), (False, False, False))
+    frames = [Frame("s", "s", "s", np.array([26, 78]), pair.pos, pair.cell, None)]
+    batch = UnseenStructures(
+        frames, [0], [SimpleNamespace(geometry=pair)], np.array([0]), np.array([0, 2]), frames[0].atomic_numbers,
+        np.ones((2, 1)),
+    )  # fmt: skip
+
+    def spread(value: float, calibrated: float, between: float | None = None) -> TaskPrediction:
+        std, other = np.array([[value], [value]]), np.array([[3.0], [calibrated]])
+        noise = None if between is None else np.full((2, 1), between)
+        return TaskPrediction("", "node", "", std, std, other, std, std, std[None], np.array([0, 2]), noise, noise)
+
+    for value in (4.0, math.inf):
+        predicted = {"calibrated": spread(1.0, 4.0), "raw": spread(2.0, value), "noisy": spread(1.0, value, 5.0)}
+        pool.add(SimpleNamespace(apply=lambda _, predicted=predicted: predicted), None, batch)
+    np.testing.assert_allclose(pool.spreads(), [[12.5**0.5, 2.0, 5.0]] * 2)
+    assert np.array_equal(pool.scores(), [1.0, 1.0])
+    assert [row[-3:] for row in pool.rows([1], pool.scores())] == [("3.5355339059327378", "2.0", "5.0")]
 
 
 def table(text: str) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
-from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.atomic import place_of_temporary_files, storage_errors
 from hydragnn_hpc.dataset.read.compression import decompressing, is_compressed, start_of, without_suffix
 from hydragnn_hpc.dataset.read.frames import FrameLabel
 from hydragnn_hpc.dataset.store.foreign import INDEX
@@ -160,7 +160,7 @@ def temporary_folder() -> Iterator[Path]:
     StorageError
         If it cannot be created.
     """
-    with storage_errors(Path(tempfile.gettempdir())):
+    with storage_errors(place_of_temporary_files()):
         created = tempfile.TemporaryDirectory()
     with created as folder:
         yield Path(folder)

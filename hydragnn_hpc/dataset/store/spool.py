@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.atomic import place_of_temporary_files, storage_errors
 
 CHUNK = 16_000_000
 """Bytes processed at once."""
@@ -102,7 +102,7 @@ class ScratchSpace:
         return kept
 
     def _reserve(self, size: int) -> np.ndarray:
-        folder = self._folder or Path(tempfile.gettempdir())
+        folder = self._folder or place_of_temporary_files()
         with storage_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
             # Written, not only sized: writing to a map without disk space behind it kills the process (SIGBUS).
             for first in range(0, size, CHUNK):
