@@ -812,7 +812,7 @@ def unfold(
     pre_bias = tl.load(weights + place_of(places, layer, PRE_BIAS) + i, in_inputs, 0.0)
     of_receiver = tl.zeros([OUT, PART], across.dtype)
     of_pre_bias = tl.zeros([PART], across.dtype)
-    for s in range(SCALERS):
+    for s in tl.range(SCALERS, disable_licm=True):
         of_bias = summed(bias_at, coefficients, segments, segment_count, apart, 1 + s, in_outputs)
         of_shift = pre_bias[:, None] * of_bias[None, :]
         for begin in range(0, inputs, PART):
@@ -822,7 +822,7 @@ def unfold(
             receiver = tl.load(from_receiver, in_inputs[:, None] & (k < inputs)[None, :], 0.0)
             from_sums, mask = at + k[:, None] * width + o[None, :], (k < inputs)[:, None] & in_outputs[None, :]
             of_shift += product(receiver, summed(from_sums, coefficients, segments, segment_count, apart, 1 + s, mask))
-        for a in range(AGGREGATES):
+        for a in tl.range(AGGREGATES, disable_licm=True):
             block = post_at + (1 + s * AGGREGATES + a) * inputs
             from_sums = block_at + (width + 1 + a * width) * width
             of_block = summed(from_sums, coefficients, segments, segment_count, apart, 1 + s, linear)

@@ -30,6 +30,11 @@ def power(size: int) -> int:
     return max(NARROWEST, int(triton.next_power_of_2(size)))
 
 
+def _warps(width: int) -> int:
+    """Return the warps of a program whose registers would not suffice for the widest networks."""
+    return WARPS if power(width) <= 32 else 2 * WARPS
+
+
 def _columns(width: int) -> int:
     return min(COLUMNS, power(width))
 
@@ -103,7 +108,7 @@ def mix(
         own, sent, added, neighbours, *of_rows, folded, scales, places, tiles, count, received, ties, raw, partial,
         layer, rows, _edges(added), of_rows[1].shape[1], stride, members, width, EDGES=added is not None,
         TRAINING=partial is not None, BLOCKS=blocks, ROWS=size, COLUMNS=_columns(width), OUT=power(width),
-        num_warps=WARPS, num_stages=1, **registers(MOST_REGISTERS),
+        num_warps=_warps(width), num_stages=1, **registers(MOST_REGISTERS),
     )  # fmt: skip
 
 
