@@ -1,9 +1,10 @@
-# What the environments of all machines share; sourced by envs/MACHINE.sh, which sets $venv and loads the modules.
+# What the environments of all machines share; sourced by envs/MACHINE.sh, which sets $venv and $mpicc, sets $inherit
+# where a module brings torch, and loads the modules.
 # Called as a program, envs/MACHINE.sh makes the environment; sourced, as job scripts do, it loads it.
 # shellcheck shell=bash disable=SC2154
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python_folder=${PATH%%:*} # a job script puts its own Python's folder first, ahead of what modules add
+python_folder=${PATH%%:*} # a job script has put its own Python's folder first; modules go ahead of it afterwards
 
 # load_environment : the environment that this script made, else the one that this package is installed in.
 load_environment() {

@@ -25,7 +25,7 @@ class UserError(Exception):
     Parameters
     ----------
     message : str
-        The line. Line breaks are folded into spaces, other control characters are spelt out.
+        The line. Runs of white space become single spaces, other control characters are spelt out.
     exit_code : ExitCode, optional
         The exit code of the command that fails with this error.
     """
@@ -36,12 +36,12 @@ class UserError(Exception):
 
 
 def spelt_out(text: str) -> str:
-    """Write control characters as in Python's source: a name in a file of unknown origin must not steer a terminal."""
+    """Write control characters as in Python's source: a name in a file of unknown origin must not control terminals."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` or the list of known words, to append to an error."""
+    """Return ``"; did you mean 'x'?"`` or the list of known words, if any, to append to an error."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:

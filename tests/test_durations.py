@@ -1,4 +1,4 @@
-"""Durations: every form that Slurm takes and every form with units, read alike by every option."""
+"""Durations: every form that Slurm takes, every form with units, and how they are shown."""
 
 from __future__ import annotations
 

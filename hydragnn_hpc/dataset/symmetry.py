@@ -47,7 +47,7 @@ def site_permutations(geometry: Geometry) -> np.ndarray:
     across, spread = _across(pos, along)
     # Coordinates: along the lattice in units of its vectors, wrapped; across it in bohr.
     basis = np.concatenate([along, across])
-    frame = np.linalg.pinv(basis)  # [3, r]
+    frame = np.linalg.pinv(basis)  # [3, p + r]
     sites = _SiteLookup(pos @ frame, along)
     permutations = {tuple(range(len(pos)))}
     for of_lattice, of_cluster in product(_lattice_rotations(along), _cluster_rotations(spread)):
@@ -122,7 +122,10 @@ def _independent(spread: np.ndarray) -> np.ndarray:
 
 
 def _congruent(reference: np.ndarray, vectors: np.ndarray, scale: float) -> list[tuple[int, ...]]:
-    """Return the tuples of ``vectors``, as indices, that have the lengths and mutual angles of ``reference``."""
+    """Return the tuples of ``vectors``, as indices, that have the lengths and mutual angles of ``reference``.
+
+    ``scale`` is the largest squared length, in bohr²; the tolerance is proportional to its root.
+    """
     metric = reference @ reference.T
     tolerance = 4 * _SAME_PLACE * np.sqrt(scale)
     lengths = (vectors**2).sum(axis=1)
@@ -273,5 +276,8 @@ def _canonical_hashes(z: np.ndarray, permutations: np.ndarray) -> np.ndarray:
 
 
 def leaked(sample_classes: np.ndarray, part: np.ndarray) -> int:
-    """Return how many test samples have an equivalent in the training set."""
+    """Return how many test samples have an equivalent in the training set.
+
+    ``sample_classes`` ``[S]`` are those of :func:`classes`, ``part`` ``[S]`` indices into `fields.PARTS`.
+    """
     return int(np.isin(sample_classes[part == 2], sample_classes[part == 0]).sum())

@@ -23,9 +23,9 @@ class EnsembleCalculator(Calculator):
     (or ``[d]``) at graph level and ``[n]`` (or ``[n, d]``) at node level. Where the ensemble is calibrated,
     ``_std_calibrated``, ``_low`` and ``_high`` are there as well. ASE's ``energy`` (eV; with ``energy_std``),
     ``magmoms`` (μB) and ``charges`` (e) are added where tasks predict them
-    (`hydragnn_hpc.prediction.ase_properties`). A task that has the name of another ASE property, or ``energy_std``, is
-    left out. Forces and stress are not derived from the model: requesting them raises ASE's
-    ``PropertyNotImplementedError``.
+    (`hydragnn_hpc.prediction.ase_properties`). A task that is named like an ASE property, or ``energy_std``, is not
+    there under its own name, which then means ASE's property. Forces and stress are not derived from the model:
+    requesting them raises ASE's ``PropertyNotImplementedError``.
 
     Parameters
     ----------
@@ -84,7 +84,13 @@ class EnsembleCalculator(Calculator):
         properties: Sequence[str] = (),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Predict all tasks, whichever of ``properties`` are asked for."""
+        """Predict all tasks, whichever of ``properties`` are asked for.
+
+        Raises
+        ------
+        UserError
+            As :meth:`Ensemble.predict`.
+        """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         structure: Any = self.atoms
         predicted = self.ensemble.predict(structure)

@@ -14,8 +14,10 @@ class ProcessIdentity(FileRecord):
 
     Attributes
     ----------
-    host, pid
-        For human readers: neither is unique.
+    host : str
+        For human readers: it need not be unique.
+    pid : int
+        Reused for later processes, so not unique alone.
     boot, namespace, started : str or None
         The boot, the PID namespace, and the clock ticks between the boot and the process's start: together with
         ``pid`` they are unique. None where the system does not provide them.

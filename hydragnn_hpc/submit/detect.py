@@ -15,7 +15,7 @@ from hydragnn_hpc.submit.site import Site, load_site
 
 _COMMENTS = {
     "scheduler": "one of jobs/schedulers/",
-    "gpus_per_node": "of a node in the default queue, as the scheduler counts",
+    "gpus_per_node": "of a node in the first queue below, as the scheduler counts",
     "ranks_per_node": "one rank per GPU; without GPUs, one per core",
     "launch": "how ranks are started; run 'hydragnn-hpc doctor' under it to check",
     "environment": "shell lines, run once in the script: load modules, activate an environment",
@@ -35,7 +35,7 @@ def detect(queue: str | None) -> tuple[Site, str]:
     Raises
     ------
     UserError
-        If no scheduler answers here.
+        If no scheduler answers here, or it has no such queue, or no default one.
     """
     reasons = []
     for name in READERS:  # forms of answers, schedulers and generic profiles have the same names
@@ -71,7 +71,7 @@ def _fits(site: Site, kind: Nodes | None, queue: Queue) -> bool:
 
 
 def _text(site: Site, queues: Sequence[Queue]) -> str:
-    """Return the profile as YAML, without values at their defaults."""
+    """Return the profile as YAML, without values at their defaults except those that a user may have to correct."""
     content = site.model_dump(mode="json", exclude_defaults=True, exclude={"scheduler", "sources", "without_gpus"})
     content = {"name": content.pop("name"), "about": content.pop("about"), "scheduler": site.scheduler.name, **content}
     content = {**content, "account": site.account, "environment": list(site.environment)}

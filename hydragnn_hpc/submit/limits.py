@@ -140,6 +140,11 @@ def fit(site: Site, queues: Sequence[Queue], name: str | None, seconds: float | 
         The queue; None: the default.
     seconds : float or None
         The time that the user asks for; a queue without a limit allows it.
+
+    Raises
+    ------
+    UserError
+        If there is no such queue, or no default.
     """
     queue = choose(queues, name, site.name)
     kind = main_nodes(queue)

@@ -1,4 +1,4 @@
-"""Supervisors over real MPI ranks with workers that fail on demand."""
+"""Supervisors on real MPI ranks, with workers that fail on demand."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ CAUSES = {
     "no-newline": "silent for 3 s",
     "flood": "sent more than 10,000 lines per second",
 }
-"""The cause of death that is recorded for each of the stand-in's bad lines."""
+"""The cause of failure that is recorded for each of the stand-in's bad lines."""
 
 
 def test_bad_lines_cost_their_worker_alone(small: Path, tmp_path: Path) -> None:

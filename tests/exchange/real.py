@@ -20,7 +20,7 @@ from torch_geometric.data import Data
 
 
 class Wrapped(torch.nn.Module):
-    """A model under the name that it has when it was trained in parallel."""
+    """A model as ``DistributedDataParallel`` wraps it: as in HydraGNN's files, names begin with ``module.``."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

@@ -88,5 +88,5 @@ def test_a_checkpoint_without_a_tensor_is_not_used(files: MemberFolder) -> None:
     assert len(messages) == 2 and all("('velocity' is missing)" in line for line in messages)
 
 
-def test_a_member_without_checkpoint_begins(tmp_path: Path) -> None:
+def test_a_member_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
     assert checkpoint.load(MemberFolder(tmp_path, "HCM", 0), IDENTITY, LENGTHS, pytest.fail) is None

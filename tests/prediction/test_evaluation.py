@@ -33,7 +33,7 @@ def labelled(plain: Path) -> Path:
 
 @pytest.mark.slow
 def test_errors_and_coverage_are_those_of_all_values_at_once(plain: Path, labelled: Path) -> None:
-    """LSMS text says what its columns are; a value under another key and in another unit is converted."""
+    """A value under another key and in another unit is converted."""
     frames = ase.io.read(labelled, ":")
     for frame in frames:
         frame.info["mine"] = float(frame.info["total_energy"]) * units.Ry  # in eV

@@ -109,6 +109,16 @@ def test_the_status_shows_states_counts_causes_and_the_time_left(live: Path) -> 
         assert words in shown, words
 
 
+def test_lines_that_are_not_shown_are_counted(live: Path) -> None:
+    found, snapshot = status.read_status(live)
+    for number, counted in ((status.SHOWN, False), (status.SHOWN + 3, True)):
+        found.unreadable = [f"H/{k:02d}: cannot read" for k in range(number)]
+        stream = io.StringIO()
+        Console(file=stream, width=160).print(status.render(found, snapshot))
+        assert stream.getvalue().count("unreadable: ") == status.SHOWN
+        assert ("and 3 more: status --json" in stream.getvalue()) == counted
+
+
 def test_output_of_a_failed_program_cannot_paint_the_terminal(tmp_path: Path) -> None:
     evil = "[red]not markup[/red] \x1b]0;title\x07\x1b[2J"
     out = making.make(

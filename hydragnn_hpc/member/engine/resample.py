@@ -33,7 +33,7 @@ class Resampled:
         Returns the split of a replica.
     length : int
         Training samples in an epoch. Folds differ by a few samples: an epoch takes as many as the smallest training
-        set has, different ones each time, so that all replicas take the same steps.
+        set has, different ones each time, so that all replicas take the same number of steps.
     """
 
     of: Callable[[int], Split]
@@ -122,7 +122,7 @@ def draw(train: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np
 
 
 def _by_first_sample(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number classes in the order of their first samples, whatever their labels; also return those samples."""
+    """Number classes in the order of their first samples, whatever their labels; also return the positions of these."""
     _, first, which = np.unique(classes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(first), np.int64)

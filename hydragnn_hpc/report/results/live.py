@@ -25,14 +25,14 @@ class Live:
     ----------
     progress : Progress or None
         As it was last written; None where there is none, or none that can be read.
-    active : bool
-        Whether it is at work now.
+    active : bool or None
+        Whether it is at work now; None where its progress cannot be read.
     problem : str
         Why its progress cannot be read, and what follows; empty where all is well.
     """
 
     progress: Progress | None = None
-    active: bool = False
+    active: bool | None = False
     problem: str = ""
 
     @property
@@ -47,7 +47,7 @@ def read_live(folder: CampaignFolder) -> Live:
         progress = read_record(folder.progress, Progress)
     except UserError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
-        return Live(problem="" if missing else f"{error}; whether a run is active is not known")
+        return Live() if missing else Live(active=None, problem=f"{error}; whether a run is active is not known")
     written = timestamp(progress.time)
     if written is None or not folder.lock.exists():
         return Live(progress)

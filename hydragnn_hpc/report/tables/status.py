@@ -22,7 +22,7 @@ from hydragnn_hpc.report.tables import table1
 from hydragnn_hpc.report.tables.text_table import TextTable, as_rich
 
 SHOWN = 20
-"""At most this many running members and failures are shown; ``--json`` has all of them."""
+"""At most this many running members, failures and unreadable files are shown; ``--json`` has all of them."""
 UNSETTLED = (State.WAITING, State.RUNNING, State.INTERRUPTED)
 """States of members that are still to be trained."""
 
@@ -52,10 +52,10 @@ class CampaignStatus:
     ----------
     states : dict
         State to number of members; states without members are left out.
-    active : bool
-        Whether a run is active now.
+    active : bool or None
+        Whether a run is active now; None where its progress cannot be read.
     members_per_hour : float or None
-        Members finished by the active run, per hour.
+        Members finished or diverged in the active run, per hour; None before the first, or without an active run.
     started, updated : str or None
         When the active run started, and when the latest run last wrote its progress: ISO 8601.
     seconds_left : float or None
@@ -75,7 +75,7 @@ class CampaignStatus:
     hash: str
     members: int
     states: dict[str, int]
-    active: bool
+    active: bool | None
     started: str | None
     updated: str | None
     seconds_left: float | None
@@ -161,6 +161,7 @@ def render(status: CampaignStatus, snapshot: Snapshot) -> Any:
     if status.not_learned:
         parts.append(Text(status.not_learned))
     parts += [Text(f"unreadable: {line}") for line in status.unreadable[:SHOWN]]
+    parts += map(Text, _more(len(status.unreadable)))
     if status.failures:
         parts.append(as_rich(_failures_table(status)))
     return Group(*parts)
@@ -171,7 +172,8 @@ def watch(
 ) -> CampaignStatus:
     """Show the status repeatedly until nothing is left to train or the user interrupts.
 
-    On a terminal it is redrawn in place; elsewhere it is printed again whenever something has changed.
+    On a terminal it is redrawn in place; elsewhere it is printed again whenever the counts of states or the
+    failures have changed.
     """
     from rich.live import Live
 
@@ -206,7 +208,8 @@ def _activity(status: CampaignStatus) -> str:
     work = ""
     if status.worker_seconds_left is not None:
         work = f"; about {in_words(status.worker_seconds_left)} of one worker's time left"
-    return f"no run is active{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' continues"
+    idle = "no run is active" if status.active is False else "whether a run is active is not known"
+    return f"{idle}{work}; 'hydragnn-hpc run CAMPAIGN.yaml {status.folder}' continues"
 
 
 def _running_table(status: CampaignStatus) -> TextTable:
@@ -264,7 +267,7 @@ def _worker_seconds_left(snapshot: Snapshot, running: dict[str, RunningMember]) 
     """Estimate the time left for one worker, in seconds, from finished members; None if none has finished.
 
     A member takes the mean time of its variant, or of all variants where none of its own has finished, less the share
-    of epochs already trained; the members of a stack share that time.
+    of epochs already trained if it is running; the members of a stack share that time.
     """
     campaign = snapshot.campaign
     means = {v.name: rows.mean_std(rows.quantities(snapshot.finished(v.name), "seconds"))[0] for v in campaign.variants}
