@@ -10,6 +10,7 @@ import torch
 
 from hydragnn_hpc.member.engine.captured import CaptureError
 from hydragnn_hpc.member.engine.steps import EpochPlan, PlainSteps
+from hydragnn_hpc.sections import OPTIMIZERS
 from tests.benchmarks.cases import ADAM
 from tests.gpu.emulated import Device, Graph
 from tests.gpu.problems import GPU, PROBLEMS, SIZES, Stack
@@ -64,9 +65,11 @@ def test_a_graph_that_lacks_an_operation_is_refused(device: Device, monkeypatch,
         own.train(own.plan())
 
 
-def test_a_graph_with_its_samples_built_in_is_refused(device: Device, monkeypatch) -> None:
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_graph_with_its_samples_built_in_is_refused(device: Device, monkeypatch, steps: int) -> None:
     own = stack()
-    prepare, plan = own.engine.prepare, own.plan()
+    prepare, order = own.engine.prepare, own.plan().order[:, : steps * SIZES[1]]
+    plan = EpochPlan.of(order, SIZES[1], own.state.optimizer, np.full(len(order), 1e-3))
     first = torch.tensor(plan.batches[0], device=GPU)
 
     def prepared(*arguments):
@@ -76,6 +79,27 @@ def test_a_graph_with_its_samples_built_in_is_refused(device: Device, monkeypatc
     monkeypatch.setattr(own.engine, "prepare", prepared)
     with pytest.raises(CaptureError, match="other numbers"):
         own.train(plan)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_graph_may_round_differently(device: Device, monkeypatch, kind: str) -> None:
+    own = Stack(PROBLEMS["torch"], GPU, 3, OPTIMIZERS[kind](name=kind))
+    prepare = own.engine.prepare
+
+    def prepared(*arguments):
+        step = prepare(*arguments)
+
+        def rounded(parameters: torch.Tensor, gradients: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            losses = step(parameters, gradients, *others)
+            if device.capturing is not None:
+                gradients.mul_(torch.where(gradients.abs() < 1e-6 * gradients.abs().amax(), -1.0, 1.0))
+            return losses
+
+        return rounded
+
+    monkeypatch.setattr(own.engine, "prepare", prepared)
+    own.train(own.plan())
+    assert device.captures == 2
 
 
 def test_a_failed_capture_is_an_error_after_which_nothing_runs(device: Device) -> None:
