@@ -49,7 +49,7 @@ class NotRunError(Exception):
 
 
 def trained(name: str, device: torch.device) -> list[Tensor]:
-    """Return, on the host, what three epochs of a shrinking stack compute."""
+    """Return, on the host, what the epochs of a shrinking stack (`STACKS`) compute."""
     stack, numbers = Stack(PROBLEMS[name], device, STACKS[0]), []
     for members in STACKS:
         stack.keep(members)

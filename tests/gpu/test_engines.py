@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Trained:
-    """What three epochs compute, and a record of each on the device.
+    """What the epochs of `STACKS` compute, and a record of each on the device.
 
     Attributes
     ----------

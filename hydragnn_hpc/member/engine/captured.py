@@ -1,7 +1,7 @@
 """Training steps as CUDA or XPU graphs: all launches of a step become one.
 
 The order of an epoch's samples and the optimiser's factors are sent to the device once, and a counter there selects
-those of each step. Every graph is verified: it is used only if its first replay gives the same as the step without it.
+those of each step. Every graph is verified: it is used only if its first replay agrees with the step without it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Fixed:
 
 @dataclass
 class _Shape:
-    """A number of samples of a batch: the most that its batches hold, the step, and its graph once it is captured."""
+    """For batches of one number of samples: their bounds (`Repeatable`), the step, its graph once it is captured."""
 
     bounds: tuple[int, ...]
     step: DeviceStep

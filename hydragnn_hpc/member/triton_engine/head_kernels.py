@@ -2,9 +2,12 @@
 
 A program has one member. Activations of a tile of rows are tuples of blocks [ROWS, BLOCK], in registers, so that every
 product is of small matrices, whatever the widths. WIDTHS are a head's: those of its input, hidden layers and output.
+D is the number of components of a target, LAST the columns of the block that holds them (or a head's whole output).
 
 ===================  =============================  ================================================================
 features             [members, rows, WIDTHS[0]]     of atoms, or pooled
+start, length        [members, samples] int32       a sample's first row, number of atoms; ``stride`` rows between atoms
+ties                 [members, samples, WIDTHS[0]]  number of atoms at the maximum
 index                [members, rows] int64          row of ``targets`` of each row
 count                [members] int32                rows that are atoms; without NODE every row is a sample
 targets              [all, TASKS * D]               NaN where missing
@@ -89,7 +92,7 @@ def product(
 ):  # fmt: skip
     """WIDTH inputs times rows FIRST .. END - 1 of a weight [.., WIDTH], plus bias: blocks of SIZE.
 
-    A block of inputs is multiplied with all that it must be before the next: the layout of a factor needs registers.
+    A block of inputs is multiplied by all blocks of the weight before the next: the layout of a factor needs registers.
     """
     totals = ()
     for first in tl.static_range(FIRST, END, SIZE):
