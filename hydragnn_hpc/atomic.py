@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -17,7 +18,8 @@ from typing import IO, Any
 from hydragnn_hpc.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Start of the name of a half-written file or folder; :func:`remove_leftovers` removes those that a kill left."""
+"""Start of the name of a half-written file or folder; what a kill left is removed: files by :func:`remove_leftovers`,
+folders by :func:`new_folder`."""
 
 Hold = Callable[[], contextlib.AbstractContextManager[None]]
 """Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
@@ -25,7 +27,8 @@ Hold = Callable[[], contextlib.AbstractContextManager[None]]
 
 _REMEDY = "free space, check permissions, or choose another folder"
 _WRONG_KIND = "something else is in its place; move or remove it"
-_REMEDIES = dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENXIO), _WRONG_KIND)
+_IN_ITS_PLACE = (errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ENXIO)
+_REMEDIES = dict.fromkeys(_IN_ITS_PLACE, _WRONG_KIND)
 
 
 class StorageError(UserError):
@@ -134,7 +137,7 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     out = out.resolve()
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        for folder in out.parent.glob(f"{TEMPORARY_PREFIX}{out.name}-*"):
+        for folder in out.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(out.name)}-*"):
             with contextlib.suppress(OSError), _locked(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         temporary = _beside(out)
@@ -165,7 +168,10 @@ def refuse_file(out: Path, force: bool) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what killed writers left in ``folder`` itself; return how many. Nothing may be written there meanwhile."""
+    """Remove files that killed writers left in ``folder`` itself; return how many.
+
+    Nothing may be written there meanwhile.
+    """
     removed = 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):  # a folder that became unreadable; what stays does no harm

@@ -20,7 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc import ledger, starts
-from hydragnn_hpc.atomic import TEMPORARY_PREFIX, remove_leftovers, write_json, write_text, written_whole
+from hydragnn_hpc.atomic import (
+    TEMPORARY_PREFIX,
+    StorageError,
+    new_folder,
+    remove_leftovers,
+    write_json,
+    write_text,
+    written_whole,
+)
 from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.errors import UserError
@@ -139,6 +147,22 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     leftovers = len(list(tmp_path.glob(".tmp-*")))
     assert remove_leftovers(tmp_path) == leftovers
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_new_folder_removes_what_its_killed_writers_left_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("[ab]", "a"):
+        (tmp_path / f"{TEMPORARY_PREFIX}{name}-01234567").mkdir()
+    with new_folder(tmp_path / "[ab]") as made:
+        (made / "x").touch()
+    assert {p.name for p in tmp_path.iterdir()} == {"[ab]", f"{TEMPORARY_PREFIX}a-01234567"}
+
+
+def test_a_folder_that_another_writer_made_first_is_reported_and_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(StorageError, match="something else is in its place"), new_folder(out):
+        out.mkdir()
+        (out / "theirs").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "theirs"]
 
 
 @pytest.fixture
