@@ -26,27 +26,30 @@ _KINDS: dict[str, Any] = {"cuda": torch.cuda, "xpu": torch.xpu}
 _MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
 
-def choose_device(requested: str, local_rank: int, *, require_gpu: bool = False) -> torch.device:
+def choose_device(
+    requested: str, local_rank: int, *, require_gpu: bool = False, setting: str = "launch.device"
+) -> torch.device:
     """Return the device of a local rank: its number modulo that of the visible devices.
 
     Parameters
     ----------
-    requested : str
-        ``launch.device``.
+    requested : {"auto", "cpu", "cuda", "xpu"}
     local_rank : int
     require_gpu : bool, optional
         Whether ``auto`` fails, instead of falling back to the CPU, if there is no GPU.
+    setting : str, optional
+        Where the user requested it, for the error.
 
     Raises
     ------
     UserError
-        If no device of the requested kind is visible.
+        If no device of the requested kind is visible or, with ``require_gpu``, no GPU.
     """
     for kind, module in _KINDS.items():
         if requested in (kind, "auto") and module.is_available():
             return torch.device(kind, local_rank % module.device_count())
         if requested == kind:
-            raise UserError(f"launch.device={kind}: {_why_none(kind)}")
+            raise UserError(f"{setting}={kind}: {_why_none(kind)}")
     if requested == "auto" and require_gpu:
         raise UserError(f"--require-gpu: {_why_none(*_KINDS)}; to train on CPUs, leave out the option")
     return torch.device("cpu")

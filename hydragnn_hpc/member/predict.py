@@ -80,7 +80,7 @@ class StackedModels:
         self._campaign = campaign.of_variant(campaign.variant(variant))
         self._variant = self._campaign.variants[0]
         self._models, self._facts = models, models[0].facts
-        self._device = choose_device(device, 0) if isinstance(device, str) else device
+        self._device = choose_device(device, 0, setting="device") if isinstance(device, str) else device
         self._parameters = self._buffers = torch.empty(0)
 
     def predict(self, structures: UnseenStructures) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:

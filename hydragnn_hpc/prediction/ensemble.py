@@ -113,8 +113,10 @@ class Ensemble:
 
     Attributes
     ----------
+    campaign : Campaign
     variant : str
     tasks : tuple of str
+    level : float
     replicas : tuple of int
         Replica numbers of the members in use.
     facts : ModelFacts
@@ -127,8 +129,9 @@ class Ensemble:
     Raises
     ------
     UserError
-        If the folder holds no campaign, there is no such variant, none of its members has finished, ``select`` is
-        invalid, or a model is damaged.
+        If the folder holds no campaign, there is no such variant, none of its members has finished, ``variant`` is left
+        out and several have finished members, ``select``, ``device`` or ``level`` is invalid, there is no such device,
+        or a model is damaged.
 
     Examples
     --------
@@ -178,8 +181,8 @@ class Ensemble:
         """Predict every task for new structures; they need no targets.
 
         Values do not depend on the order or the number of structures: to the last bit with the fused engine (PNA, on a
-        CPU with a C compiler), the species as the only input and no references; otherwise up to rounding, in float32
-        where another engine predicts.
+        CPU with a C compiler), the species as the only input and no references; otherwise up to rounding, which is that
+        of float32 where another engine predicts.
 
         Parameters
         ----------

@@ -9,6 +9,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 import yaml
 from ase import Atoms
 
@@ -186,7 +187,8 @@ def test_moments_do_not_depend_on_the_shape_and_equal_weights_change_nothing() -
     assert np.isnan(moments(values[:1])[1]).all() and np.isnan(moments(values[:1], [1.0])[1]).all()
 
 
-def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     ensemble = Ensemble(plain)
     iron = Atoms("Fe2", [(0, 0, 0), (0, 0, 2.5)])
     boxed = Atoms("Fe2", iron.positions, cell=[5, 5, 5], pbc=True)
@@ -213,6 +215,7 @@ def test_what_cannot_be_used_is_reported_in_one_line(fept: Path, plain: Path, tm
         ({"select": 4}, "select=4: give 'all', 'validation', or how many of the 3"),
         ({"select": "best"}, "select='best'"),
         ({"device": "gpu"}, "device 'gpu'; known: cpu"),
+        ({"device": "xpu"}, "^device=xpu: torch .* sees no GPU"),
     ):
         with pytest.raises(UserError, match=message):
             Ensemble(plain, **options)  # type: ignore[arg-type]
