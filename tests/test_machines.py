@@ -127,7 +127,7 @@ def checkout(folder: Path) -> Path:
 
 
 def make(
-    machine: str, folder: Path, base: Path, index: Path, **more: str
+    machine: str, folder: Path, base: Path, index: Path, *words: str, **more: str
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Call a machine's script with the stand-ins; return what came of it, and the modules and compilers in order."""
     log = folder / "log"
@@ -138,10 +138,9 @@ def make(
         "CRAY_LD_LIBRARY_PATH": "/cray/lib", "LD_LIBRARY_PATH": "/usr/own",
     }  # fmt: skip
     script = checkout(folder / "checkout") / "envs" / f"{machine}.sh"
-    words = [str(script), "https://index"] if machine == "frontier" else [str(script)]
     code = f'{MODULES}exec bash "$@"\n'
     done = subprocess.run(
-        ["bash", "-c", code, "-", *words], env={**environment, **more}, capture_output=True, text=True
+        ["bash", "-c", code, "-", str(script), *words], env={**environment, **more}, capture_output=True, text=True
     )
     return done, log.read_text().splitlines()
 
@@ -225,7 +224,7 @@ def test_a_torch_of_the_module_that_is_too_old_is_named(tmp_path: Path, base: Pa
 
 
 def test_frontier_has_the_build_for_rocm(tmp_path: Path, base: Path, index: Path) -> None:
-    done, log = make("frontier", tmp_path, base, index)
+    done, log = make("frontier", tmp_path, base, index, "https://index")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = packages(tmp_path / "checkout" / ".venv-frontier" / "bin" / "python")
     assert found["torch"] == "2.10.0+rocm7.1"
@@ -236,10 +235,16 @@ def test_frontier_has_the_build_for_rocm(tmp_path: Path, base: Path, index: Path
     assert built > log.index("module unload rocm/7.1.1 craype-accel-amd-gfx90a")
 
 
+def test_frontier_asks_for_its_index_before_it_makes_anything(tmp_path: Path, base: Path, index: Path) -> None:
+    done, log = make("frontier", tmp_path, base, index)
+    assert done.returncode != 0 and "name the index of torch for ROCm 7.1" in done.stderr
+    assert not [line for line in log if line.startswith("conda create")]
+
+
 def test_frontier_keeps_the_torch_of_an_earlier_call(tmp_path: Path, base: Path, index: Path) -> None:
     venv = tmp_path / "checkout" / ".venv-frontier"
     subprocess.run([base / "bin" / "python3", "-m", "venv", venv], check=True)
     provide(venv, index, ("torch", "2.10.0+mine"))
-    done, _ = make("frontier", tmp_path, base, index)
+    done, _ = make("frontier", tmp_path, base, index, "https://index")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert packages(venv / "bin" / "python")["torch"] == "2.10.0+mine"
