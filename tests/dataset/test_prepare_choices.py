@@ -62,7 +62,7 @@ def test_files_of_one_name_in_several_folders_are_all_read_in_one_order(tmp_path
     assert hashes[0] == hashes[1]
 
 
-def test_the_manifest_counts_what_happened(mixed: Path, tmp_path: Path) -> None:
+def test_the_manifest_counts_what_happened(tmp_path: Path) -> None:
     copies = alloys(120)
     raw = write_raw(tmp_path / "raw", copies)
     for k, old in enumerate(copies[20:25]):
@@ -179,7 +179,9 @@ def test_too_few_samples_are_refused(tmp_path: Path) -> None:
         (Options(fractions=(0.9, 0.2, 0.1)), "--fractions"),
     ],
 )
-def test_invalid_options_are_refused_and_leave_nothing(mixed: Path, tmp_path: Path, options, message: str) -> None:
+def test_invalid_options_are_refused_and_leave_nothing(
+    mixed: Path, tmp_path: Path, options: Options, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         prepare(mixed, tmp_path / "x.bp", options)
     assert not list(tmp_path.iterdir())
@@ -193,8 +195,8 @@ def test_progress_counts_every_file(mixed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_the_open_data_are_the_paper_s(real_bp: Path) -> None:
-    """Facts of the open data set, doi.org/10.13139/OLCF/1762742; the boundaries of its neighbour lists."""
+def test_the_open_data_are_those_of_the_paper(real_bp: Path) -> None:
+    """Facts of the open data set, doi.org/10.13139/OLCF/1762742; the numbers of edges by cutoff and boundary."""
     manifest, a = store.read(real_bp)
     source = manifest.plain()["source"]
     assert source["read"] == 32_015 and source["skipped"] == 0 and source["kept"] == manifest.sizes["S"] == 27_908

@@ -158,7 +158,7 @@ def test_a_campaign_can_be_trained_for_a_few_epochs(name: str, proposed: Callabl
 
 
 @pytest.mark.parametrize("purpose", proposal.PURPOSES)
-def test_the_surrogate_s_campaigns(small_bp: Path, tmp_path: Path, purpose: str) -> None:
+def test_the_surrogates_campaigns(small_bp: Path, tmp_path: Path, purpose: str) -> None:
     campaign = written(tmp_path, small_bp, "--for", purpose)
     assert list(campaign.tasks) == ["H", "C", "M"] and campaign.dataset == str(small_bp)
     assert campaign.variants[0].name == "HCM" and campaign.model.edges is None
@@ -171,12 +171,12 @@ def differing(campaign: Campaign, file: str) -> dict[str, Any]:
     return {key: mine[key] for key in mine if mine[key] != theirs[key]}
 
 
-def test_for_paper_is_the_paper_s_campaign(small_bp: Path, tmp_path: Path) -> None:
+def test_for_paper_is_the_papers_campaign(small_bp: Path, tmp_path: Path) -> None:
     assert differing(written(tmp_path, small_bp, "--for", "paper"), "paper.yaml") == {}
 
 
 @pytest.mark.realdata
-def test_the_open_data_have_the_paper_s_and_the_best_campaign(real_bp: Path, tmp_path: Path) -> None:
+def test_the_open_data_have_the_papers_and_the_best_campaign(real_bp: Path, tmp_path: Path) -> None:
     assert differing(written(tmp_path, real_bp, "--for", "paper"), "paper.yaml") == {}
     (tmp_path / "mine.yaml").unlink()
     best = written(tmp_path, real_bp, "--for", "accuracy")

@@ -303,7 +303,7 @@ def test_two_elements_may_be_distinguished_by_a_number(tmp_path: Path) -> None:
     assert "species-as-number" not in of_campaign(manifest, variants=["E"], tasks={"E": campaign().tasks["E"]})
 
 
-def test_the_surrogate_has_the_remarks_of_the_paper_s_data(small_bp: Path) -> None:
+def test_the_surrogate_has_the_remarks_of_the_papers_data(small_bp: Path) -> None:
     """Equivalent samples leak between its sets, as in the open data; apart from that it is only small."""
     found = remarks_of(store.read_manifest(small_bp))
     assert found.keys() <= {"small-compositions", "equivalents", "small-part"}

@@ -278,7 +278,7 @@ def test_the_mount_of_a_group_whose_name_begins_alike_is_not_the_groups(tmp_path
     assert room.memory_allowed(tmp_path) == 45
 
 
-def test_a_copy_beyond_the_jobs_memory_limit_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_beyond_the_jobs_memory_limit_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(room, "memory_allowed", lambda: 1e6)
     assert node_local_parent(None, 10) == Path("/dev/shm")

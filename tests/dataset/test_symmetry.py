@@ -157,7 +157,7 @@ def test_a_new_split_uses_the_period_that_the_data_set_states(raw: Path, bp: Pat
     assert again.classes == with_period.classes and manifest.source.cell == list(FEPT)
 
 
-def test_scaling_over_the_training_part_follows_the_split(raw: Path, bp: Path, tmp_path: Path) -> None:
+def test_scaling_over_the_training_part_follows_the_split(bp: Path, tmp_path: Path) -> None:
     manifest, _ = split(bp, tmp_path / "x.bp", SplitOptions(by="random", seed=5, scale_over="train"))
     _, a = store.read(tmp_path / "x.bp")
     h = a["target_mixing_enthalpy"][a["split"] == 0]

@@ -80,7 +80,7 @@ def test_periodic_structures_of_several_sizes_and_edge_lengths(ternary: Path) ->
     ("structures", "options", "message"),
     [
         ("none.xyz", (), "no such file or folder: none.xyz"),
-        ("empty.xyz", (), "empty.xyz"),
+        ("empty.xyz", (), "empty.xyz: holds no structure as extxyz"),
         ("copper.xyz", (), "holds Cu, which the models were not trained on (they know Fe, Pt)"),
         ("iron.xyz", ("--variant", "HM"), "out has no variant 'HM'; did you mean 'HCM'?"),
         ("nowhere.xyz", (), "atom 1 is at [inf, "),

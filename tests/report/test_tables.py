@@ -94,7 +94,7 @@ def test_one_member_has_no_spread_and_says_so(tmp_path: Path) -> None:
     assert load(out).table1.rmse_std.isna().all()
 
 
-def test_the_same_results_give_the_same_bytes_in_any_order_of_finishing(mixed: Path, tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_bytes_in_any_order_of_finishing(mixed: Path) -> None:
     before = {p.name: p.read_bytes() for p in write_tables(mixed)}
     paths = sorted(mixed.glob("members/*/*/result.json"))
     for path in reversed(paths):  # written in another order, at another time, with the same content

@@ -1,4 +1,4 @@
-"""Each machine's launch line, run to the end of a campaign by a stand-in that understands the launcher's options."""
+"""Launch lines without Slurm: a stand-in that understands the launcher's options runs a campaign to its end."""
 
 from __future__ import annotations
 

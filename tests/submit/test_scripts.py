@@ -90,7 +90,7 @@ def test_a_packed_environment_is_unpacked_once_per_node(name: str, line: str) ->
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_an_environment_that_another_user_has_put_there_is_not_used(link: bool, tmp_path: Path) -> None:
+def test_an_environment_that_another_user_has_put_there_is_not_used(link: bool) -> None:
     """The script runs as another user than root, who could remove what others have put into the folder."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")

@@ -10,8 +10,9 @@ from hydragnn_hpc.compositions import fractions_of, species_counts
 from hydragnn_hpc.records.dataset import AtomsRange, Distribution, Moments
 
 EDGES = (0.2, 0.4, 0.6, 0.8)
-"""Upper bounds of the bins, as fractions of an element; exactly 0 and exactly 1 have their own bins."""
+"""Upper bounds of the inner bins but the last, as fractions of an element."""
 BINS = ("0 %", "≤ 20 %", "≤ 40 %", "≤ 60 %", "≤ 80 %", "< 100 %", "100 %")
+"""Fractions of an element, by bin; 0 and 1 themselves have their own."""
 
 
 def describe(arrays: dict[str, np.ndarray], targets: Iterable[str]) -> Distribution:

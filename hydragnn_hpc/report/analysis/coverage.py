@@ -82,7 +82,10 @@ class CalibratedTask:
         return self.calibrated(ONE_SIGMA)
 
     def inside(self, widths: np.ndarray, chosen: np.ndarray | None = None) -> float:
-        """Return the fraction of known true values (of those ``chosen``) that are within ``widths``."""
+        """Return the fraction of true values within ``widths`` of the mean: of all known ones, or of those ``chosen``.
+
+        Both are shaped as ``error``.
+        """
         valid = self.ensemble.valid if chosen is None else chosen
         return float(np.mean(self.error[valid] <= widths[valid]))
 

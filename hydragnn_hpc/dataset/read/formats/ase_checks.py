@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers
 
+from hydragnn_hpc.counts import counted
+
 ARGUMENTS: dict[str, dict[str, Any]] = {"cif": {"store_tags": True}}
 """Arguments of ASE's reader, by format."""
 
@@ -95,8 +97,8 @@ def _check_lammps_dump(lines: Iterator[str]) -> str:
             if {"element", "mass"} & set(line.split()):
                 return ""
             return (
-                "the columns of atoms are without element or mass, and a type is not an element; write the dump with"
-                " the column element (dump_modify ID element Cu Au)"
+                "no column holds the atoms' elements or masses, and a type is not an element; write the dump with the"
+                " column element (dump_modify ID element Cu Au)"
             )
     return ""
 
@@ -140,7 +142,7 @@ def _check_poscar(lines: Iterator[str]) -> str:
         if any(_elements([word]) for word in words) and _elements(words) != len(counts):
             return (
                 f"there is no line of elements, and the comment {comment.strip()[:_SHOWN]!r} does not name"
-                f" {len(counts)} and nothing else; add the line, above the numbers of atoms"
+                f" {counted(len(counts), 'element')} and nothing else; add the line, above the numbers of atoms"
             )
     if not all(map(str.isdecimal, counts)):
         return ""

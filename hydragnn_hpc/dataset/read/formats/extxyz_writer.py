@@ -46,12 +46,16 @@ def format_frame(
 
     Parameters
     ----------
-    atomic_numbers, pos, cell, periodic
-        ``[n]``, ``[n, 3]`` and ``[3, 3]`` in bohr, written in ångström; a cell of zeros is left out.
+    atomic_numbers : numpy.ndarray
+        ``[n]``.
+    pos, cell : numpy.ndarray
+        ``[n, 3]`` and ``[3, 3]`` in bohr, written in ångström; a cell of zeros is left out.
+    periodic : tuple of bool
+        By cell vector.
     values : mapping
         Values of the structure: numbers, one-dimensional arrays, text; anything else is written as JSON.
     columns : mapping
-        Values of every atom, ``[n]`` or ``[n, d]``.
+        Values of every atom, ``[n]`` or ``[n, d]``: integers or floats.
     """
     symbols = [chemical_symbols[z] for z in atomic_numbers.tolist()]
     table = {"pos": to_angstrom(pos), **{key: v.reshape(len(symbols), -1) for key, v in columns.items()}}

@@ -6,7 +6,7 @@
 #include "edges.h"
 #include "fold.h"
 
-#define OUTER_AT_ONCE 32 /* columns in one outer product */
+#define OUTER_AT_ONCE 32 /* most columns of an outer product over several blocks */
 
 typedef struct {
     vec *y, *grad_y;  /* [atoms][features]: W2 x and its gradient */
