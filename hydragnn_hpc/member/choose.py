@@ -77,7 +77,7 @@ def choose(
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     kernels = False
     if campaign.model.convolution == "PNA" and device.type != "cpu":
-        without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes)
+        without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes, data)
         kernels = not without
         reason += f"; no kernels: {without}" if without else ", and Triton's kernels work on it"
         if uncaptured := why_not_captured(device):

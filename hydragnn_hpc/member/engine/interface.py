@@ -103,7 +103,7 @@ class Engine(Protocol):
         Parameters
         ----------
         index : int64 array [B]
-            Sample numbers, the same for all members.
+            Sample numbers, the same for all members; there may be none.
 
         Returns
         -------

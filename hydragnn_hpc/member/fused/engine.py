@@ -104,7 +104,10 @@ class FusedEngine:
         UserError
             If a shape, dtype or sample number is invalid.
         """
-        members, index = len(parameters), self._index(np.asarray(index)[None])[0]
+        members = len(parameters)
+        if not len(index):
+            return {task.name: parameters.new_empty(members, 0, task.outputs) for task in self.sizes.tasks}
+        index = self._index(np.asarray(index)[None])[0]
         arrays = [
             self._stack("parameters", parameters, members, self.layout.parameter_size),
             self._stack("buffers", buffers, members, self.layout.buffer_size),

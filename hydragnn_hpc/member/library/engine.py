@@ -102,7 +102,9 @@ class LibraryEngine:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         self._network.eval()
         size = prediction_batch_size(self._graphs, self.device)
-        pieces: list[list[dict[str, Tensor]]] = [[] for _ in range(len(parameters))]
+        # Empty ones first: there may be no samples.
+        none = {t.name: parameters.new_empty(0, t.outputs) for t in self.sizes.tasks}
+        pieces = [[none] for _ in range(len(parameters))]
         for first in range(0, len(index), size):
             atoms, graph = self._graph(index[first : first + size])
             for e, own in enumerate(pieces):

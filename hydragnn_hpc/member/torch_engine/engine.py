@@ -145,7 +145,8 @@ class TorchEngine:
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
         size = prediction_batch_size(self._graphs, self.device, members)
-        predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
+        # Empty ones first: there may be no samples.
+        predicted = {t.name: [parameters.new_empty(members, 0, t.outputs)] for t in self.sizes.tasks}
         for first in range(0, len(index), size):
             batch = self._batches.make(np.tile(index[first : first + size], (members, 1)))
             weights, network = self._ready(batch)

@@ -12,16 +12,13 @@ from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, AdamW, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
-from hydragnn_hpc.member.engine.training_data import TrainingData
+from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
 from hydragnn_hpc.member.torch_engine.arena import Arena
-from hydragnn_hpc.member.triton_engine import heads, trunk
+from hydragnn_hpc.member.triton_engine import heads, rows, trunk
 from hydragnn_hpc.member.triton_engine.heads import Heads
 from hydragnn_hpc.member.triton_engine.rows import BatchGeometry
 from hydragnn_hpc.member.triton_engine.trunk import TrunkKernels
 from hydragnn_hpc.member.triton_engine.trunk_launches import adam
-
-MOST_PREDICTED = 1024
-"""Samples predicted at once: a program describes the rows of all of them."""
 
 
 def _rounded(size: int) -> int:
@@ -30,9 +27,9 @@ def _rounded(size: int) -> int:
     return -(-size // unit) * unit
 
 
-def unsupported(sizes: NetworkSizes) -> str:
-    """Return why the kernels cannot train such a network, ``""`` if they can."""
-    return trunk.unsupported(sizes) or heads.unsupported(sizes)
+def unsupported(sizes: NetworkSizes, graphs: SampleGraphs) -> str:
+    """Return why the kernels cannot train such a network on such graphs, ``""`` if they can."""
+    return trunk.unsupported(sizes) or heads.unsupported(sizes) or rows.unsupported(graphs)
 
 
 class TritonEngine:
@@ -112,10 +109,10 @@ class TritonEngine:
         tiles = self._geometry.tiles(samples, number)
 
         def step(parameters: Tensor, gradients: Tensor, buffers: Tensor, numbers: Tensor) -> Tensor:
-            rows = self._geometry.rows(numbers, number, arena)
-            made = self._trunk.forward(rows, tiles, edges, self._inputs, parameters, buffers, arena, training=True)
-            back = self._heads.train(made.features, rows, self._targets, parameters, gradients)
-            self._trunk.backward(made, back, gradients, arena)
+            batch = self._geometry.rows(numbers, number, arena)
+            forward = self._trunk.forward(batch, tiles, edges, self._inputs, parameters, buffers, arena, training=True)
+            back = self._heads.train(forward.features, batch, self._targets, parameters, gradients)
+            self._trunk.backward(forward, back, gradients, arena)
             return back.losses
 
         return step
@@ -133,21 +130,26 @@ class TritonEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         members = len(parameters)
-        size = min(prediction_batch_size(self._graphs, self.device, members), MOST_PREDICTED)
-        predicted: dict[str, list[Tensor]] = {t.name: [] for t in self.sizes.tasks}
+        size = prediction_batch_size(self._graphs, self.device, members)
+        # Empty ones first: there may be no samples.
+        predicted = {t.name: [parameters.new_empty(members, 0, t.outputs)] for t in self.sizes.tasks}
         for first in range(0, len(index), size):
-            batch = np.tile(index[first : first + size], (members, 1))
-            number, edges = self._geometry.sizes_of(batch)
-            rows = self._geometry.rows(send(batch, self.device), number, self._arena)
-            tiles, order = self._geometry.tiles(rows.samples, number), self._geometry.order(rows.samples)
-            made = self._trunk.forward(
-                rows, tiles, edges, self._inputs, parameters, buffers, self._arena, training=False
-            )
-            values = self._heads.predict(made.features, rows, parameters)
-            for group, computed in zip(self._groups, values, strict=True):
-                value = computed if group.level == "graph" or order is None else computed[:, order]
-                for task, own in zip(
-                    group.tasks, torch.unflatten(value, 2, (len(group.tasks), -1)).unbind(2), strict=True
-                ):
+            values = self._predict(parameters, buffers, np.tile(index[first : first + size], (members, 1)))
+            for group, value in zip(self._groups, values, strict=True):
+                by_task = torch.unflatten(value, 2, (len(group.tasks), -1)).unbind(2)
+                for task, own in zip(group.tasks, by_task, strict=True):
                     predicted[task.name].append(own)
         return {name: torch.cat(values, 1) for name, values in predicted.items()}
+
+    def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> list[Tensor]:
+        """Return the outputs of each group of heads for samples ``index`` [E, B], atoms in the order of the samples."""
+        (number, edges), arena = self._geometry.sizes_of(index), self._arena
+        batch = self._geometry.rows(send(index, self.device), number, arena)
+        tiles = self._geometry.tiles(batch.samples, number)
+        forward = self._trunk.forward(batch, tiles, edges, self._inputs, parameters, buffers, arena, training=False)
+        values = self._heads.predict(forward.features, batch, parameters)
+        of_atoms = [group.level == "node" for group in self._groups]
+        order = self._geometry.order(batch.samples) if any(of_atoms) else None
+        if order is None:
+            return values
+        return [value[:, order] if node else value for value, node in zip(values, of_atoms, strict=True)]

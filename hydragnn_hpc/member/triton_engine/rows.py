@@ -26,8 +26,19 @@ TILE = 128 if INTERPRETED else 32
 """Rows that one program processes."""
 SEGMENT = 512
 """Rows over which one program sums the gradients of weights."""
-PLACED = 2048
-"""Rows that one program describes."""
+PLACED = 1024
+"""Rows that one program describes at once."""
+MOST_NEIGHBOURS = 2**15 - 1
+"""Of one atom: numbers of ties for both extremes share an int32 (`trunk_kernels.TIES`), and a grid's second dimension,
+which counts the neighbours of an atom, has at most 2^16 - 1 programs."""
+
+
+def unsupported(graphs: SampleGraphs) -> str:
+    """Return why the kernels cannot compute with such graphs, ``""`` if they can."""
+    most = int(graphs.degrees().max(initial=0))
+    if most > MOST_NEIGHBOURS:
+        return f"they have at most {MOST_NEIGHBOURS:,} neighbours of an atom, not {most:,}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,15 @@ class BatchGeometry:
         unscaled part and one for each scaler, times the scaler of each row.
     scales : tensor [degrees, 1 + SCALERS]
         1 and the scalers by degree; used where there are several blocks.
+    most_neighbours : int
+        Of any atom.
+    offsets : int64 tensor [sites + 1]
+        First edge of each site in the lists of neighbours.
     neighbours, receivers, slots : int32 tensor [edges]
         Neighbour of each edge, as its number within the sample; the receiver of the edge in the order of senders, and
         its position among the receiver's edges. Without edge features there are no slots, and the lists are the same.
-    lengths : tensor [edges]
-        Where edges have features.
+    lengths : tensor [edges] or None
+        Bohr; where edges have features.
     """
 
     def __init__(self, graphs: SampleGraphs, sizes: NetworkSizes, device: torch.device, dtype: torch.dtype) -> None:
@@ -128,7 +143,7 @@ class BatchGeometry:
             offsets = np.concatenate([[0], np.cumsum(degree)])
             self._order, self._rank = (torch.from_numpy(t).to(device) for t in (order, rank))
         self._degree = degree
-        self._edges_before = np.append(offsets, offsets[-1])[graphs.site_offsets]  # of each geometry
+        self._edges_before = offsets[graphs.site_offsets]  # of each geometry
         scales = degree_scales(np.arange(self.most_neighbours + 1), sizes.average_degree)
         scales = np.concatenate([np.ones((len(scales), 1)), scales], axis=1)
         self._matrix = np.zeros(len(degree), np.int64)
@@ -233,9 +248,10 @@ def place(
 ) -> None:  # fmt: skip
     """Fill the arrays of `Rows`; ``of_rows`` are atoms, sample, first, degree and edge_row."""
     members, samples = numbers.shape
-    block = triton.next_power_of_2(samples)
-    atoms = max(1, PLACED // block)
+    block = min(triton.next_power_of_2(samples), PLACED)
+    atoms = PLACED // block
     row_kernels.place[(triton.cdiv(most, atoms), members)](
         numbers, atom_offsets, sample_geometry, site_offsets, offsets, order, count, start, length, *of_rows,
         samples, of_rows[0].shape[1], SHARED=order is not None, SAMPLES=block, ATOMS=atoms,
+        num_stages=1,
     )  # fmt: skip

@@ -62,8 +62,8 @@ def _places(layout: ParameterLayout, sizes: NetworkSizes) -> list[list[int]]:
 class Pass:
     """A batch on its way through the trunk: its rows and arrays (`trunk_kernels` says what they hold).
 
-    In evaluation, where nothing is kept, there is one layer of ``own``, ``sent``, ``raw``, ``received`` and ``ties``,
-    and the last two are not used.
+    In evaluation, where nothing is kept, there is one layer of ``own``, ``sent`` and ``raw``, and none of ``received``
+    and ``ties``.
 
     Attributes
     ----------
@@ -133,12 +133,12 @@ class TrunkKernels:
         ``inputs`` [A, F0] are those of all atoms, ``edges`` is U (`BatchGeometry.sizes_of`).
         """
         layers, width, sizes = self._layers, self.width, self._sizes
-        depth, pairs, matrices = layers if training else 1, (rows.members, rows.rows), len(self._geometry.coefficients)
-        by_layer = {n: arena.take(f"trunk.{n}", depth, *pairs, width) for n in ("own", "sent", "raw")}
-        made = Pass(
+        kept, pairs, matrices = layers if training else 0, (rows.members, rows.rows), len(self._geometry.coefficients)
+        by_layer = {n: arena.take(f"trunk.{n}", max(1, kept), *pairs, width) for n in ("own", "sent", "raw")}
+        forward = Pass(
             rows, tiles, parameters, **by_layer,
-            received=arena.take("trunk.received", depth, AGGREGATES, *pairs, width),
-            ties=arena.take("trunk.ties", depth, *pairs, width, dtype=torch.int32),
+            received=arena.take("trunk.received", kept, AGGREGATES, *pairs, width),
+            ties=arena.take("trunk.ties", kept, *pairs, width, dtype=torch.int32),
             statistics=arena.take("trunk.statistics", layers, 2, rows.members, width),
             partial=arena.take("trunk.partial", len(tiles.tiles), 2, rows.members, width),
             features=arena.take("trunk.features", *pairs, sizes.channels[-1]),
@@ -148,17 +148,17 @@ class TrunkKernels:
         folded_edges = None
         if sizes.edges:
             folded_edges = arena.take("trunk.folded_edges", layers, rows.members, sizes.edges.number + 1, width)
-        launches.fold(parameters, self._places, self._geometry.coefficients, made.folded, folded_edges)
-        if made.added is not None:
+        launches.fold(parameters, self._places, self._geometry.coefficients, forward.folded, folded_edges)
+        if forward.added is not None:
             launches.edge_messages(
-                self._geometry.lengths, self._centres, folded_edges, self._places, self._of_edges(rows), made.added,
+                self._geometry.lengths, self._centres, folded_edges, self._places, self._of_edges(rows), forward.added,
                 *self._basis(rows),
             )  # fmt: skip
         for layer in range(layers + 1):
-            self._send(made, layer, inputs, buffers, training)
+            self._send(forward, layer, inputs, buffers, training)
             if layer < layers:
-                self._mix(made, layer, training)
-        return made
+                self._mix(forward, layer, training)
+        return forward
 
     def _of_edges(self, rows: Rows) -> list[Tensor]:
         return [rows.first, rows.degree, rows.edge_row, rows.count]
@@ -170,73 +170,73 @@ class TrunkKernels:
             raise ValueError("edges have no features")
         return self._factor, edges.cutoff, edges.basis, edges.envelope, rows.stride, self._geometry.most_neighbours
 
-    def _send(self, made: Pass, layer: int, inputs: Tensor, buffers: Tensor, training: bool) -> None:
-        at, last = made.at(layer), layer == self._layers
+    def _send(self, forward: Pass, layer: int, inputs: Tensor, buffers: Tensor, training: bool) -> None:
+        at, last = forward.at(layer), layer == self._layers
         launches.send(
-            made.raw[made.at(layer - 1)] if layer else inputs,
-            made.rows.atoms,
-            made.partial if layer and training else None,
-            made.parameters, buffers, self._places, made.tiles.tiles, made.rows.count,
-            made.features if last else made.own[at],
-            None if last else made.sent[at],
-            made.statistics[layer - 1] if layer and training else None,
-            layer, self._sizes.momentum, self._sizes.epsilon, self._sizes.edges is not None, made.tiles.size,
+            forward.raw[forward.at(layer - 1)] if layer else inputs,
+            forward.rows.atoms,
+            forward.partial if layer and training else None,
+            forward.parameters, buffers, self._places, forward.tiles.tiles, forward.rows.count,
+            forward.features if last else forward.own[at],
+            None if last else forward.sent[at],
+            forward.statistics[layer - 1] if layer and training else None,
+            layer, self._sizes.momentum, self._sizes.epsilon, self._sizes.edges is not None, forward.tiles.size,
         )  # fmt: skip
 
-    def _mix(self, made: Pass, layer: int, training: bool) -> None:
-        at, rows = made.at(layer), made.rows
+    def _mix(self, forward: Pass, layer: int, training: bool) -> None:
+        at, rows = forward.at(layer), forward.rows
         launches.mix(
-            made.own[at], made.sent[at], None if made.added is None else made.added[layer], self._geometry.neighbours,
-            [rows.sample, rows.start, rows.first, rows.degree, rows.edge_row], made.folded[layer],
-            self._geometry.scales, self._places, made.tiles.tiles, rows.count,
-            *((made.received[at], made.ties[at]) if training else (None, None)), made.raw[at],
-            made.partial if training else None, layer, rows.stride, self._geometry.blocks, made.tiles.size,
+            forward.own[at], forward.sent[at], None if forward.added is None else forward.added[layer],
+            self._geometry.neighbours, [rows.sample, rows.start, rows.first, rows.degree, rows.edge_row],
+            forward.folded[layer], self._geometry.scales, self._places, forward.tiles.tiles, rows.count,
+            *((forward.received[at], forward.ties[at]) if training else (None, None)), forward.raw[at],
+            forward.partial if training else None, layer, rows.stride, self._geometry.blocks, forward.tiles.size,
         )  # fmt: skip
 
-    def backward(self, made: Pass, heads: HeadsBack, gradients: Tensor, arena: Arena) -> None:
+    def backward(self, forward: Pass, heads: HeadsBack, gradients: Tensor, arena: Arena) -> None:
         """Write the gradients of all weights to ``gradients`` [E, P], from what the heads return."""
-        rows, tiles, geometry, sizes = made.rows, made.tiles, self._geometry, self._sizes
-        grad, back = (arena.take(f"trunk.{n}", *made.own.shape) for n in ("grad", "back"))
-        x_grad = arena.take("trunk.x_grad", 1 + AGGREGATES, *made.own.shape[1:])
-        added_grad = None if made.added is None else arena.take("trunk.added_grad", *made.added.shape)
+        rows, tiles, geometry, sizes = forward.rows, forward.tiles, self._geometry, self._sizes
+        grad, back = (arena.take(f"trunk.{n}", *forward.own.shape) for n in ("grad", "back"))
+        x_grad = arena.take("trunk.x_grad", 1 + AGGREGATES, *forward.own.shape[1:])
+        added_grad = None if forward.added is None else arena.take("trunk.added_grad", *forward.added.shape)
         last = self._layers - 1
         launches.collect(
-            heads.node, heads.pooled, heads.values, rows.sample, rows.length, made.features, made.raw[last],
-            made.statistics[last], tiles.tiles, rows.count, grad[last], made.partial, sizes.pooling, tiles.size,
+            heads.node, heads.pooled, heads.values, rows.sample, rows.length, forward.features, forward.raw[last],
+            forward.statistics[last], tiles.tiles, rows.count, grad[last], forward.partial, sizes.pooling, tiles.size,
         )  # fmt: skip
         for layer in reversed(range(self._layers)):
             launches.mix_back(
-                made.raw[layer], made.statistics[layer], made.partial, made.parameters, gradients, rows.degree,
-                made.folded[layer], geometry.scales, self._places, tiles.tiles, rows.count, grad[layer], x_grad,
-                layer, geometry.blocks, tiles.size,
+                forward.raw[layer], forward.statistics[layer], forward.partial, forward.parameters, gradients,
+                rows.degree, forward.folded[layer], geometry.scales, self._places, tiles.tiles, rows.count,
+                grad[layer], x_grad, layer, geometry.blocks, tiles.size,
             )  # fmt: skip
             of_rows = [rows.sample, rows.start, rows.first, rows.degree, rows.edge_row]
-            arrived = [made.received[layer], x_grad, made.ties[layer]]
-            added = None if made.added is None else made.added[layer]
-            before = [made.own[layer], made.raw[layer - 1], made.statistics[layer - 1]] if layer else []
+            arrived = [forward.received[layer], x_grad, forward.ties[layer]]
+            added = None if forward.added is None else forward.added[layer]
+            before = [forward.own[layer], forward.raw[layer - 1], forward.statistics[layer - 1]] if layer else []
             launches.aggregate_back(
-                before, made.sent[layer], added, geometry.receivers, geometry.slots, of_rows, arrived, made.parameters,
-                self._places, tiles.tiles, rows.count, back[layer], grad[layer - 1] if layer else None,
-                made.partial if layer else None, layer, rows.stride, tiles.size,
+                before, forward.sent[layer], added, geometry.receivers, geometry.slots, of_rows, arrived,
+                forward.parameters, self._places, tiles.tiles, rows.count, back[layer],
+                *((grad[layer - 1], forward.partial) if layer else (None, None)), layer, rows.stride, tiles.size,
             )  # fmt: skip
             if added_grad is not None:
                 launches.edges_back(
-                    made.sent[layer], added, geometry.neighbours, of_rows, arrived, self._places, rows.count,
+                    forward.sent[layer], added, geometry.neighbours, of_rows, arrived, self._places, rows.count,
                     added_grad[layer], layer, rows.stride, geometry.most_neighbours,
                 )  # fmt: skip
-        self._weights(made, grad, back, added_grad, gradients, arena)
+        self._weights(forward, grad, back, added_grad, gradients, arena)
 
     def _weights(
-        self, made: Pass, grad: Tensor, back: Tensor, added_grad: Tensor | None, gradients: Tensor, arena: Arena
+        self, forward: Pass, grad: Tensor, back: Tensor, added_grad: Tensor | None, gradients: Tensor, arena: Arena
     ) -> None:
         """Sum the gradients of the folded matrices over all rows, and turn them into those of the parameters."""
-        rows, segments, geometry = made.rows, made.tiles.segments, self._geometry
+        rows, segments, geometry = forward.rows, forward.tiles.segments, self._geometry
         of_segments = (len(segments), self._layers, rows.members)
-        sums = arena.take("trunk.sums", *of_segments, *made.folded.shape[3:])
+        sums = arena.take("trunk.sums", *of_segments, *forward.folded.shape[3:])
         sent_sums = arena.take("trunk.sent_sums", *of_segments, self.width, self.width)
         launches.trunk_products(
-            made.own, made.received, grad, back, rows.degree, geometry.scales, self._places, segments, rows.count,
-            sums, sent_sums, geometry.blocks, made.tiles.size,
+            forward.own, forward.received, grad, back, rows.degree, geometry.scales, self._places, segments, rows.count,
+            sums, sent_sums, geometry.blocks, forward.tiles.size,
         )  # fmt: skip
         edge_sums = None
         if added_grad is not None and self._sizes.edges:
@@ -249,6 +249,6 @@ class TrunkKernels:
                 *self._basis(rows),
             )  # fmt: skip
         launches.unfold(
-            made.parameters, gradients, self._places, geometry.coefficients, segments, sums, sent_sums, edge_sums,
+            forward.parameters, gradients, self._places, geometry.coefficients, segments, sums, sent_sums, edge_sums,
             self._used,
         )  # fmt: skip

@@ -451,6 +451,16 @@ def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monk
         torch.testing.assert_close(torch.cat([a[task] for a in alone], 1), values, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("atoms", [(9,), (1, 4, 12)], ids=["one geometry", "several"])
+def test_no_samples_have_no_predictions(name: str, atoms: tuple[int, ...]) -> None:
+    problem = varying(26, *atoms)
+    engine = problem.engine(name, torch.float32)
+    predicted = engine.predict(*problem.stack(engine, torch.float32), np.arange(0))
+    for task in TASKS:
+        assert predicted[task.name].shape == (3, 0, task.width) and predicted[task.name].dtype == torch.float32
+
+
 @every_and_kernels
 def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
     """A diverged member must be noticed: ReLU and minimum do not swallow it."""

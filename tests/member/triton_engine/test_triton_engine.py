@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,12 +20,23 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
+from hydragnn_hpc.member.torch_engine.arena import Arena
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.member.triton_engine import head_kernels, heads, row_kernels, rows, trunk_kernels, trunk_launches
 from hydragnn_hpc.member.triton_engine.available import unavailable
 from hydragnn_hpc.member.triton_engine.engine import TritonEngine, unsupported
 from tests.benchmarks.gpu_estimate import count
-from tests.member.contract.problem import CPU, CUTOFF, TASKS, Problem, agree, random_neighbours, random_samples
+from tests.member.contract.problem import (
+    CPU,
+    CUTOFF,
+    TASKS,
+    Problem,
+    agree,
+    graphs_of,
+    random_neighbours,
+    random_samples,
+)
 
 ROOT = Path(__file__).parents[3]
 GEOMETRIES = {"one geometry": (9,), "several": (1, 4, 12)}
@@ -37,13 +49,13 @@ NETWORK = NetworkSizes(1, (20, 20), TASKS, (3.5, 1.375))
 @pytest.mark.parametrize("atoms", GEOMETRIES)
 @pytest.mark.parametrize("edges", BASES)
 def test_tiles_that_cover_a_part_of_the_batch(atoms: str, edges: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several tiles along rows and features, the last of them not full; atoms without neighbours, repeated pairs.
+    """Several tiles along rows, features and samples, the last of them not full; isolated atoms, repeated pairs.
 
     The first layer has more inputs than channels.
     """
     monkeypatch.setattr(rows, "TILE", 16)
     monkeypatch.setattr(rows, "SEGMENT", 4 if atoms == "several" else 20)
-    monkeypatch.setattr(rows, "PLACED", 8)
+    monkeypatch.setattr(rows, "PLACED", 4)
     monkeypatch.setattr(trunk_launches, "EDGE_TILE", 16)
     monkeypatch.setattr(heads, "ROWS", 16)
     rng = np.random.default_rng(3)
@@ -70,6 +82,45 @@ def test_a_member_has_the_same_bits_in_any_stack(atoms: str, monkeypatch: pytest
         results.append({e: torch.cat([losses[k], gradients[k], running[k]]) for k, e in enumerate(chosen)})
     together, apart = results
     assert all(torch.equal(together[e], apart[e]) for e in apart)
+
+
+@pytest.mark.parametrize("atoms", GEOMETRIES)
+def test_programs_that_describe_a_large_batch_are_no_larger(atoms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go through its samples block by block, with the same result as at once."""
+    rng, sizes, run = np.random.default_rng(7), list[int](), InterpretedFunction.run
+    data = random_samples(rng, [random_neighbours(rng, n, 2 * n) for n in GEOMETRIES[atoms]], 5000)
+    geometry = rows.BatchGeometry(data.graphs, NETWORK, CPU, torch.float32)
+    index = rng.permutation(5000)[None, :4500]
+
+    def recorded(kernel: InterpretedFunction, *arguments: object, SAMPLES: int, ATOMS: int, **others: object) -> None:
+        sizes.append(SAMPLES * ATOMS)
+        run(kernel, *arguments, SAMPLES=SAMPLES, ATOMS=ATOMS, **others)
+
+    monkeypatch.setattr(InterpretedFunction, "run", recorded)
+    described = []
+    for placed in (rows.PLACED, 8192):
+        monkeypatch.setattr(rows, "PLACED", placed)
+        batch = geometry.rows(torch.from_numpy(index), geometry.sizes_of(index)[0], Arena(torch.empty(0)))
+        described.append([value for value in vars(batch).values() if isinstance(value, torch.Tensor)])
+    assert sizes == [1024, 8192]
+    assert all(map(torch.equal, *described))
+    assert int(described[0][0]) == data.graphs.atom_offsets[index + 1].sum() - data.graphs.atom_offsets[index].sum()
+
+
+def test_predictions_of_graphs_alone_need_no_order_of_atoms_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, taken, take = np.random.default_rng(8), dict[str, int](), Arena.take
+    data = random_samples(rng, [random_neighbours(rng, 3, 6)], tasks=TASKS[:1])
+    problem = Problem(data, TASKS[:1], members=1, channels=(4, 4))
+    engine = problem.engine("triton")
+
+    def recorded(arena: Arena, name: str, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        taken[name] = math.prod(shape)
+        return take(arena, name, *shape, dtype=dtype)
+
+    monkeypatch.setattr(Arena, "take", recorded)
+    monkeypatch.setattr(rows.BatchGeometry, "order", lambda *_: pytest.fail("the order of atoms was computed"))
+    engine.predict(*problem.stack(engine), np.arange(2))
+    assert taken["trunk.raw"] == 2 * 3 * 4 and taken["trunk.received"] == taken["trunk.ties"] == 0
 
 
 def test_data_may_have_any_order_in_memory() -> None:
@@ -105,7 +156,8 @@ def test_every_kernel_fits_into_the_registers_of_each_device() -> None:
 
 
 def test_there_are_no_kernels_on_a_cpu() -> None:
-    assert unavailable(CPU, NETWORK) == "the device is the CPU"
+    rng = np.random.default_rng(9)
+    assert unavailable(CPU, NETWORK, random_samples(rng, [random_neighbours(rng, 3, 3)])) == "the device is the CPU"
 
 
 @pytest.mark.parametrize(
@@ -122,8 +174,22 @@ def test_there_are_no_kernels_on_a_cpu() -> None:
     ],
 )
 def test_networks_that_kernels_cannot_train(sizes: NetworkSizes, why: str) -> None:
-    assert why in unsupported(sizes)
-    assert not unsupported(NETWORK)
+    assert why in unsupported(sizes, pairs(1))
+    assert not unsupported(NETWORK, pairs(1))
+
+
+def pairs(number: int) -> SampleGraphs:
+    """Two atoms that are each other's neighbour so many times, in two samples."""
+    offsets, neighbours = np.array([0, number, 2 * number]), np.repeat(np.array([1, 0], np.int32), number)
+    return graphs_of([(offsets, neighbours)], np.zeros(2, np.int64))
+
+
+def test_atoms_may_have_as_many_neighbours_as_can_be_counted() -> None:
+    """All may tie for both extremes, and both numbers share an int32."""
+    most, ties = rows.MOST_NEIGHBOURS, trunk_kernels.TIES.value
+    assert most < ties and most * (1 + ties) < 2**31 <= (most + 1) * (1 + ties)
+    assert not unsupported(NETWORK, pairs(most))
+    assert unsupported(NETWORK, pairs(most + 1)) == "they have at most 32,767 neighbours of an atom, not 32,768"
 
 
 @pytest.mark.parametrize(
