@@ -81,11 +81,13 @@ def _targets(manifest: Manifest, distribution: Distribution) -> Table:
         missing_counts = moments.missing or [t.missing]  # data sets of earlier versions: one count for all components
         columns = list(zip(t.minimum, moments.mean, moments.std, t.maximum, strict=True))
         for k, values in enumerate(columns[:_SHOWN_COMPONENTS]):
-            shown = name if t.width == 1 else f"{name}[{k}]"
+            shown = spelt_out(name if t.width == 1 else f"{name}[{k}]")
             missing = f"{missing_counts[k]:,}" if k < len(missing_counts) else ""
             table.add_row(shown, t.level, spelt_out(t.unit), *(f"{v:.4g}" for v in values), missing)
         if len(columns) > _SHOWN_COMPONENTS:
-            table.add_row(f"{name}[...]", t.level, t.unit, *[f"{len(columns):,} components"], "", "", "", "")
+            table.add_row(
+                spelt_out(f"{name}[...]"), t.level, spelt_out(t.unit), *[f"{len(columns):,} components"], "", "", "", ""
+            )
     return table
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydragnn_hpc.cli.data_show import check_values
+from hydragnn_hpc.cli.data_show import check_values, show
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.records.dataset import Moments
 from tests.campaigns import called
 from tests.dataset.synthetic import reseal
 
@@ -31,6 +32,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "206.0 directed edges per geometry" in done.stdout and "mixing_enthalpy" in done.stdout
     return folder
+
+
+@pytest.mark.parametrize("width", [1, 20])
+def test_names_and_units_of_targets_do_not_control_a_terminal(
+    made: Path, width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = store.read_manifest(made / "small.bp")
+    evil, target = "\x1b[2Jevil", manifest.targets["mixing_enthalpy"]
+    ends = {"minimum": [0.0] * width, "maximum": [1.0] * width}
+    targets = {evil: target.model_copy(update={"unit": evil, "width": width, **ends})}
+    moments = {evil: Moments(mean=[0.0] * width, std=[1.0] * width)}
+    show(
+        manifest.model_copy(update={"targets": targets}),
+        made,
+        manifest.distribution.model_copy(update={"targets": moments}),
+    )
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and shown.count(r"\x1b[2Jevil") >= 2
 
 
 def test_info_shows_the_content(made: Path) -> None:

@@ -6,14 +6,17 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.report import text
+from hydragnn_hpc.report.analysis.spread import Spread
 from hydragnn_hpc.report.results import rows
 from hydragnn_hpc.report.results.load import load
+from hydragnn_hpc.report.tables import spread
 from hydragnn_hpc.report.tables.registry import write_tables
 from hydragnn_hpc.report.tables.timing import timing_table
 from tests.report import making
@@ -173,3 +176,11 @@ def test_a_folder_without_a_campaign_is_an_error_and_an_unreadable_result_does_n
         write_tables(out)
         (row,) = read_csv(out / "report" / "table1.csv")
         assert (row["n"], row["n_total"]) == ("1", "2") and float(row["rmse_mean"]) > 0
+
+
+@pytest.mark.parametrize(("number", "more"), [(spread.SHOWN, ""), (spread.SHOWN + 2, ", and 2 more")])
+def test_variants_whose_spread_cannot_be_separated_are_all_counted(number: int, more: str) -> None:
+    spreads = [Spread(f"v{k}", "H", 1, None, None, "too few") for k in range(number)]
+    campaign = SimpleNamespace(training=SimpleNamespace(resample="bootstrap"))
+    (sentence,) = spread.sentences(SimpleNamespace(campaign=campaign, spreads=spreads))
+    assert sentence.startswith("The spread of v0, v1, ") and f"v{spread.SHOWN - 1}{more} comes from" in sentence

@@ -12,7 +12,7 @@ def members_table(snapshot: Snapshot) -> TextTable:
     """Return the members as a table to read: fewer columns than ``members.csv``."""
     members, tasks = snapshot.members, list(snapshot.campaign.tasks)
     poor = [" ".join(snapshot.not_learned(m)) for m in members]
-    fits, failed, marked = tasks if snapshot.summary else [], any(m.failures for m in members), any(poor)
+    r2_tasks, failed, marked = tasks if snapshot.summary else [], any(m.failures for m in members), any(poor)
     shown = [
         (
             m.name,
@@ -22,7 +22,7 @@ def members_table(snapshot: Snapshot) -> TextTable:
             text.MISSING if m.result is None else str(m.result.epochs),
             text.plain(m.result.seconds if m.result else None),
             *([str(len(m.failures))] if failed else []),
-            *(text.r_squared(rows.r2(snapshot, m, task)) for task in fits),
+            *(text.r_squared(rows.r2(snapshot, m, task)) for task in r2_tasks),
             *([not_learned] if marked else []),
             *([rows.last_cause(m)] if failed else []),
         )
@@ -31,7 +31,7 @@ def members_table(snapshot: Snapshot) -> TextTable:
     header = (
         "member", "state", *(f"RMSE {task}" for task in tasks), "validation loss", "epochs", "seconds",
         *(["failures"] if failed else []),
-        *(f"R² {task}" for task in fits), *(["not learned"] if marked else []),
+        *(f"R² {task}" for task in r2_tasks), *(["not learned"] if marked else []),
         *(["last cause"] if failed else []),
     )  # fmt: skip
     notes = ["RMSE of the test set and validation loss are of scaled values."]

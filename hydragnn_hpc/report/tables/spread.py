@@ -85,7 +85,8 @@ def sentences(snapshot: Snapshot) -> Iterator[str]:
         )
     for reason in dict.fromkeys(s.why_not for s in spreads if s.why_not):
         names = list(dict.fromkeys(s.variant for s in spreads if s.why_not == reason))
+        more = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         yield (
-            f"The spread of {', '.join(names[:SHOWN])} comes from initial weights and samples together, which cannot be"
-            f" separated: {reason}."
+            f"The spread of {', '.join(names[:SHOWN])}{more} comes from initial weights and samples together, which"
+            f" cannot be separated: {reason}."
         )
