@@ -16,7 +16,7 @@ from ase.build import bulk
 
 from hydragnn_hpc import Ensemble, EnsembleCalculator
 from hydragnn_hpc.prediction.ensemble import CALIBRATED, STD_PARTS, TaskPrediction
-from hydragnn_hpc.prediction.selection import _spread
+from hydragnn_hpc.prediction.selection import _both_spreads
 from tests.campaigns import called, done
 
 PLANTED = {26: 0.05, 78: 0.2}
@@ -83,7 +83,7 @@ def test_the_learned_noise_is_the_planted_one(noisy: Path) -> None:
         own = predicted[task]
         assert np.array_equal(own.std_spread, np.sqrt(((own.members - own.mean) ** 2).sum(axis=0) / 2))
         assert own.std == pytest.approx(np.hypot(own.std_spread, own.std_noise), rel=1e-12)
-        assert np.array_equal(_spread(own, 1)[:1], [np.sqrt((own.of(0).std_spread ** 2).mean())])
+        assert np.array_equal(_both_spreads(own)[:1], [[np.sqrt((own.of(0).std_spread ** 2).mean())] * 2])
     plain = predicted["K"]
     assert plain.std_noise is None and plain.std_spread is None and np.isfinite(plain.std).all()
 
