@@ -7,6 +7,7 @@ may open anything; every array's name, shape and dtype is checked when written a
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
@@ -161,7 +162,7 @@ def _check_space(path: Path, needed: int) -> None:
 
 def _write_bp(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     bp5.write(folder, arrays)
-    for extra in (*folder.glob("*profiling.json"), *folder.parent.glob(f"{folder.name}*profiling.json")):
+    for extra in (*folder.glob("*profiling.json"), *folder.parent.glob(f"{glob.escape(folder.name)}*profiling.json")):
         extra.unlink()
 
 
