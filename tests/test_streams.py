@@ -122,6 +122,11 @@ def test_output_without_a_reader(folder: Path, words: list[str]) -> None:
         assert done.stderr.startswith(said) and b"Traceback" not in done.stderr and done.stderr.count(b"\n") < 2
 
 
+def buffered() -> dict[str, str]:
+    """This process's environment, with buffers for a child's output."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "> >(exec true)"])
 def test_what_is_left_to_write_does_not_hide_an_error(redirection: str) -> None:
     code = """
@@ -135,8 +140,7 @@ main.app = app
 main.main()
 """
     line = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-c", code]
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(line, capture_output=True, env=buffered)
+    done = subprocess.run(line, capture_output=True, env=buffered())
     assert (done.returncode, done.stderr) == (2, b"hydragnn-hpc: error: why\n")
 
 
@@ -146,3 +150,22 @@ def test_commands_succeed_in_an_encoding_that_lacks_characters(folder: Path, enc
         done = command(folder, words, "", env={**os.environ, "PYTHONIOENCODING": encoding})
         assert done.returncode == 0, done.stderr
         assert done.stdout.decode(encoding).strip()
+
+
+def test_what_a_library_prints_is_in_the_worker_s_log() -> None:
+    code = """
+import ctypes, runpy
+from hydragnn_hpc import ledger
+def read_frozen(folder):
+    ctypes.CDLL(None).puts(b"from a library")
+    raise ValueError("why")
+ledger.read_frozen = read_frozen
+runpy.run_module("hydragnn_hpc.member.worker", run_name="__main__", alter_sys=True)
+"""
+    reading, writing = os.pipe()
+    options = {"campaign": "x", "staged": "x", "rank": 0, "local-rank": 0, "slot": 0, "in": reading, "out": writing}
+    line = [sys.executable, "-c", code, *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(line, capture_output=True, env=buffered(), pass_fds=(reading, writing))
+    os.close(reading)
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (1, b"from a library\n"), done.stderr

@@ -288,5 +288,7 @@ def _cause(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    # Without taking torch apart, which takes a third of a second: all files are written, and no stream has a buffer.
-    os._exit(main())
+    code = main()
+    # Without taking torch apart, which takes a third of a second. Only what C libraries print may not be written yet.
+    ctypes.CDLL(None).fflush(None)
+    os._exit(code)
