@@ -79,8 +79,8 @@ PLAIN_C = {**BARE, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 ENVIRONMENTS = {
     "bare": BARE,
     "plain-c": {**PLAIN_C, "HOME": "/proc"},
-    "latin": {**BARE, "HOME": "/nowhere", "TMPDIR": "/nowhere", "PYTHONIOENCODING": "latin-1"},
-    "nothing": {**PLAIN_C, "TMPDIR": "/nowhere"},
+    "latin": {**BARE, "HOME": "/proc/nowhere", "TMPDIR": "/proc/nowhere", "PYTHONIOENCODING": "latin-1"},
+    "nothing": {**PLAIN_C, "TMPDIR": "/proc/nowhere"},
 }
 
 
