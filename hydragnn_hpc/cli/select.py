@@ -84,6 +84,8 @@ def select(
     preparation.report()
     if ensemble.calibration.why_not:
         log(f"{ensemble.variant}: the spread is not calibrated: {ensemble.calibration.why_not}")
+    elif not at_random and (raw := candidates.uncalibrated()):
+        log(f"{', '.join(raw)}: the spread is not calibrated, since that of some structures is not finite")
     classes = candidates.classes(own_cell) if one_per_class else None
     limits = selection.Limits(number, per_composition, classes)
     scores = candidates.scores()

@@ -84,8 +84,16 @@ class Pool:
         For each task it is the calibrated one or, if that of any structure is unknown or infinite, the raw one of all.
         """
         calibrated, raw = np.moveaxis(np.array(self.both_spreads), 2, 0)
-        spreads: np.ndarray = np.where(np.isfinite(calibrated).all(axis=0), calibrated, raw)
+        spreads: np.ndarray = np.where(self._calibrated(), calibrated, raw)
         return spreads
+
+    def uncalibrated(self) -> list[str]:
+        """Return the tasks whose spread is the raw one."""
+        return [task for task, calibrated in zip(self.tasks, self._calibrated(), strict=True) if not calibrated]
+
+    def _calibrated(self) -> np.ndarray:
+        known: np.ndarray = np.isfinite(np.array(self.both_spreads)[:, :, 0]).all(axis=0)
+        return known
 
     def scores(self) -> np.ndarray:
         """Return the score of each structure, ``[S]``.

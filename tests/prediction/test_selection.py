@@ -72,6 +72,7 @@ def test_a_task_has_one_kind_of_spread_throughout_the_pool() -> None:
     for value in (4.0, math.inf):
         predicted = {"calibrated": spread(1.0, 4.0), "raw": spread(2.0, value), "noisy": spread(1.0, value, 5.0)}
         pool.add(SimpleNamespace(apply=lambda _, predicted=predicted: predicted), None, batch)
+    assert pool.uncalibrated() == ["raw"]
     np.testing.assert_allclose(pool.spreads(), [[12.5**0.5, 2.0, 5.0]] * 2)
     assert np.array_equal(pool.scores(), [1.0, 1.0])
     assert [row[-3:] for row in pool.rows([1], pool.scores())] == [("3.5355339059327378", "2.0", "5.0")]
