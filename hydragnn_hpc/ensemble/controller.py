@@ -250,7 +250,7 @@ class Controller:
             self._advance(stack.variant)
 
     def _returned(self, worker: WorkerId, event: Returned) -> None:
-        """Continue with a stack without graphs, or in two halves."""
+        """Continue with a stack without graphs, or in smaller ones."""
         self._count_written_results(worker)
         self._progress.end(worker)
         running = self._queue.running().get(worker)
@@ -263,7 +263,7 @@ class Controller:
             remedy = "steps run without being captured, which is slower"
         elif replicas:
             device = self._devices[worker].name
-            size = self._sizes.halve(variant, device, len(replicas))
+            size = self._sizes.limit(variant, device, event.fits or len(replicas) // 2)
             remedy = f"continues in stacks of {size}"
         else:
             remedy = "all its members have results"

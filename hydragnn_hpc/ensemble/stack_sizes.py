@@ -42,9 +42,9 @@ class StackSizes:
             return 1  # a member's time is then its own
         return min(self._even, fitting or self._even)
 
-    def halve(self, variant: str, device: str, members: int) -> int:
-        """Return the size of later stacks of a variant, where ``members`` do not fit into a device of this name."""
-        self._fitting[variant, device] = size = max(1, members // 2)
+    def limit(self, variant: str, device: str, members: int) -> int:
+        """Limit later stacks of a variant to ``members``, at least one, on devices of this name; return the limit."""
+        self._fitting[variant, device] = size = max(1, members)
         return size
 
 

@@ -40,6 +40,7 @@ from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.features import Trunk, training_features
 from hydragnn_hpc.member.training.checkpoint import TrainedModel
+from hydragnn_hpc.member.training.memory import StackTooLargeError, members_that_fit
 from hydragnn_hpc.member.training.stack import StackMember, WorkerContext
 from hydragnn_hpc.member.training.start import with_degree
 from hydragnn_hpc.member.training.train import StackTraining
@@ -121,6 +122,7 @@ class Worker:
     def __init__(self, context: WorkerContext, staged: StagedData, device: torch.device, channel: Channel) -> None:
         self._context, self._staged, self._device, self._channel = context, staged, device, channel
         self._prepared: tuple[str, TrainingData, Engine] | None = None
+        self._fits: dict[str, int | None] = {}
         self._stop, self._reason = False, ""
         self.members = 0
 
@@ -143,6 +145,7 @@ class Worker:
         variant = command.variant
         self.members = len(command.replicas)
         data, engine = self._prepare(variant, command.capture)
+        self._check_memory(variant, data, engine)
         training = StackTraining(self._context, data, engine, command, partial(self._describe, variant, data))
         for member in training.members:
             member.log(f"{self._reason}; attempt {command.attempt}, stack {list(command.replicas)}")
@@ -172,6 +175,25 @@ class Worker:
             engine, self._reason = choose(own, own.variants[0], data, self._device, capture)
             self._prepared = (variant, data, engine)
         return self._prepared[1:]
+
+    def _check_memory(self, variant: str, data: TrainingData, engine: Engine) -> None:
+        """Check by an estimate that a stack whose size was chosen automatically fits into the device's memory.
+
+        Raises
+        ------
+        StackTooLargeError
+            If it does not.
+        """
+        campaign = self._context.frozen.campaign
+        if self.members < 2 or not self.on_device or campaign.launch.stack != "auto":
+            return
+        if variant not in self._fits:
+            self._fits[variant] = members_that_fit(
+                engine, data, campaign.of_variant(campaign.variant(variant)).training
+            )
+        fits = self._fits[variant]
+        if fits is not None and fits < self.members:
+            raise StackTooLargeError(self.members, fits)
 
     def _describe(self, variant: str, data: TrainingData, model: TrainedModel) -> dict[str, np.ndarray] | None:
         """Return the distribution of a model's features over the training set, None if memory is lacking for it.
@@ -273,6 +295,8 @@ def _report_of(worker: Worker | None, error: Exception) -> Failed | Returned:
     cause = _cause(error)
     if isinstance(error, CaptureError):
         return Returned(reason="graphs", detail=cause)
+    if isinstance(error, StackTooLargeError):
+        return Returned(reason="memory", detail=cause.removeprefix("error: "), fits=error.fits)
     if worker is not None and worker.members > 1 and worker.on_device and is_out_of_memory(error):
         return Returned(reason="memory", detail=cause)
     return Failed(cause=cause, detail=type(error).__name__)

@@ -103,11 +103,13 @@ class Returned(Message):
     """The worker ends, and returns its stack through no fault of the members; a new worker continues with them.
 
     ``reason`` is ``memory`` where the stack is too large for the device, ``graphs`` where its steps cannot be captured.
+    ``fits`` is the estimated number of members that the device's memory suffices for, None if it is not known.
     """
 
     kind: Literal["returned"] = "returned"
     reason: Literal["memory", "graphs"]
     detail: Text
+    fits: int | None = None
 
 
 Event = Ready | Alive | Epoch | EngineChanged | Finished | Done | Stopped | Failed | Returned

@@ -130,8 +130,8 @@ class Device(TorchDispatchMode):
         Graphs captured; operations after a failed capture, which leaves torch in an undefined state.
     limit : int or None
         Memory in bytes; None: no limit, and the peak is not recorded.
-    peak : int
-        The largest number of bytes in use.
+    peak, recent_peak : int
+        The largest number of bytes in use, ever and since `reset_peak`.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Device(TorchDispatchMode):
         self.graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
         self.captures = self.after_failure = 0
         self.limit: int | None = None
-        self.peak = 0
+        self.peak = self.recent_peak = 0
         self.capturing: Graph | None = None
         self.failed = False
         self._blocks: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -152,6 +152,10 @@ class Device(TorchDispatchMode):
         """Memory in use."""
         self._blocks = {key: block for key, block in self._blocks.items() if not block[0].expired()}
         return sum(size for _, size in self._blocks.values())
+
+    def reset_peak(self) -> None:
+        """Start a new ``recent_peak``."""
+        self.recent_peak = self.bytes
 
     def wait(self, reason: str) -> None:
         """Record that the host waits."""
@@ -189,7 +193,7 @@ class Device(TorchDispatchMode):
 
     def _allow(self, asked: int) -> None:
         used = self.bytes
-        self.peak = max(self.peak, used)
+        self.peak, self.recent_peak = max(self.peak, used), max(self.recent_peak, used)
         if used > self.limit:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked} bytes")
 
@@ -359,6 +363,10 @@ def emulated(memory: int = MEMORY) -> Iterator[Device]:
         "synchronize": lambda _=None: device.wait("synchronize"),
         "empty_cache": lambda: None,
         "get_device_properties": lambda _: properties,
+        "mem_get_info": lambda: (memory - device.bytes, memory),
+        "memory_reserved": lambda: device.bytes,
+        "max_memory_reserved": lambda: device.recent_peak,
+        "reset_peak_memory_stats": device.reset_peak,
         "graph_pool_handle": object,
         "CUDAGraph": lambda: Graph(device),
         "graph": functools.partial(_capture, device),

@@ -159,6 +159,18 @@ def test_a_capture_that_fails_costs_a_start_and_no_attempt(folder: Path, undistu
     assert {result["attempt"] for result in uncaptured.results.values()} == {1}
 
 
+def test_an_automatic_stack_fits_into_the_memory(folder: Path, undisturbed: Run) -> None:
+    launch = {**CHANGES["launch"], "stack": "auto"}
+    limited = run(folder, "estimated", memory=undisturbed.workers[0]["peak"] * 2 // 3, launch=launch)
+    (fits,) = fitting_stacks(CampaignFolder(folder / "estimated")).values()
+    assert 1 <= fits < MEMBERS
+    assert f"its memory is estimated to suffice for {fits} of {MEMBERS} members" in limited.output
+    assert {len(result["stack"]) for result in limited.results.values()} <= {fits, MEMBERS % fits or fits}
+    first, second = limited.workers
+    assert not first["replays"] or first["peak"] < second["peak"]
+    assert {result["attempt"] for result in limited.results.values()} == {1}
+
+
 def test_a_lack_of_memory_halves_the_stack_and_costs_no_attempt(folder: Path, undisturbed: Run) -> None:
     halved = run(folder, "little", memory=undisturbed.workers[0]["peak"] * 2 // 3)
     assert [len(result["stack"]) for result in halved.results.values()] == [2, 2, 2, 2]
