@@ -10,6 +10,11 @@
 #                            archive made with the current versions is read
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+# The whole suite needs an environment of the oldest versions, too, which is made at the same time; errors are reported
+# where it is used.
+whole=0
+[[ $# != 0 && $* != --long ]] || whole=1
+((!whole)) || bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest >/dev/null 2>&1 &
 bash envs/local.sh || exit 1
 bash envs/tests.sh || true # without it some tests are skipped, and fail with CI=true
 export PATH=$PWD/.venv/bin:$PATH
@@ -87,16 +92,12 @@ check() {
 }
 check ruff check
 check ruff format --check
-check mypy
-long=()
-if [[ $# == 1 && $1 == --long ]]; then
-  long=(--long)
-  shift
-fi
-if (($#)); then
+if ((!whole)); then
+  check mypy
   check pytest "$@"
   exit $failed
 fi
+long=("$@")
 # Four parts side by side on two cores, since many tests only wait, for a scheduler or for a rank that is lost.
 jobs=(tests/slurm tests/faults tests/test_any_data.py tests/test_documents.py tests/test_hostile_files.py)
 campaigns=(tests/ensemble tests/dataset)
@@ -104,6 +105,8 @@ results=(tests/prediction tests/report tests/exchange tests/cli)
 others=("${jobs[@]/#/--ignore=}" "${campaigns[@]/#/--ignore=}" "${results[@]/#/--ignore=}" --ignore=tests/gpu)
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
+mypy >"$outputs/mypy" 2>&1 &
+types=$!
 # part NAME ARGUMENTS : one part; its failures are recorded by name.
 part() { pytest "${long[@]}" --durations 15 -o cache_dir="$outputs/$1.cache" "${@:2}"; }
 # again NAME STATUS ARGUMENTS : what failed in a part runs once more, now alone: beside the others, a process may wait
@@ -141,6 +144,9 @@ third=$!
 fourth=$!
 echo "== pytest, jobs"
 part jobs "${jobs[@]}" || statuses[0]=$?
+wait $types || failed=1
+echo "== mypy"
+cat "$outputs/mypy"
 wait $second || statuses[1]=$?
 wait $third || statuses[2]=$?
 wait $fourth || statuses[3]=$?
