@@ -26,7 +26,7 @@ TILE = 128 if INTERPRETED else 32
 """Rows that one program processes."""
 SEGMENT = 512
 """Rows over which one program sums the gradients of weights."""
-PLACED = 1024
+PLACED = 512
 """Rows that one program describes at once."""
 MOST_NEIGHBOURS = 2**15 - 1
 """Of one atom: numbers of ties for both extremes share an int32 (`trunk_kernels.TIES`), and a grid's second dimension,

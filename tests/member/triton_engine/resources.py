@@ -94,7 +94,7 @@ def launches(network: str, target: str) -> dict[tuple[str, str], tuple[ASTSource
     stack = cases.new_stack(engine, range(2))
     on_nvidia = mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None)
     with on_nvidia, recorded() as found:
-        cases.train(PlainSteps(engine), stack, np.arange(8).reshape(2, 4))
+        cases.train(PlainSteps(engine), stack, np.arange(128).reshape(2, 64) % 14)
         engine.predict(stack.parameters, stack.buffers, np.arange(4))
     return found
 
