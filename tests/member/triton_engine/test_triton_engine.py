@@ -102,7 +102,7 @@ def test_programs_that_describe_a_large_batch_are_no_larger(atoms: str, monkeypa
         monkeypatch.setattr(rows, "PLACED", placed)
         batch = geometry.rows(torch.from_numpy(index), geometry.sizes_of(index)[0], Arena(torch.empty(0)))
         described.append([value for value in vars(batch).values() if isinstance(value, torch.Tensor)])
-    assert sizes == [1024, 8192]
+    assert sizes == [512, 8192]
     assert all(map(torch.equal, *described))
     assert int(described[0][0]) == data.graphs.atom_offsets[index + 1].sum() - data.graphs.atom_offsets[index].sum()
 
