@@ -175,10 +175,10 @@ def count(case: str, engine: str, members: int) -> Counter:
     of_geometry = np.diff(graphs.neighbour_offsets[graphs.site_offsets])
     edges = int(of_geometry[graphs.sample_geometry[index]].sum())
     plan = EpochPlan.of(np.tile(index, 2), cases.BATCH, stack.optimizer, np.full(members, cases.RATE))
-    if made.repeatable is None:
+    if not made.captured:
         steps = PlainSteps(made).run(stack, plan)
     else:
-        captured = CapturedSteps(made, made.repeatable)
+        captured = CapturedSteps(made)
         captured.load(stack, plan)
         steps = (captured.step(cases.BATCH) for _ in range(2))  # what a graph would hold
     # The first step makes what all steps of a shape share: the second is counted.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hydragnn_hpc.member.engine.interface import DeviceStep, Engine, Repeatable
-from hydragnn_hpc.member.engine.resident import send
+from hydragnn_hpc.member.engine.interface import DeviceStep, Engine, RepeatableEngine
+from hydragnn_hpc.member.engine.resident import check_batch, send
 from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.steps import EpochPlan, PlainSteps, StackState, Steps
 
@@ -32,7 +32,7 @@ def why_not_captured(device: torch.device) -> str:
 
 def steps_of(engine: Engine) -> Steps:
     """Return how steps of the engine are run: as graphs where it allows that."""
-    return PlainSteps(engine) if engine.repeatable is None else CapturedSteps(engine, engine.repeatable)
+    return CapturedSteps(cast(RepeatableEngine, engine)) if engine.captured else PlainSteps(engine)
 
 
 class CaptureError(RuntimeError):
@@ -69,7 +69,7 @@ class _Fixed:
 
 @dataclass
 class _Shape:
-    """For batches of one number of samples: their bounds (`Repeatable`), the step, its graph once it is captured."""
+    """For batches of one number of samples: their bounds (`RepeatableEngine`), the step, and its graph once captured."""
 
     bounds: tuple[int, ...]
     step: DeviceStep
@@ -83,8 +83,8 @@ class CapturedSteps:
     a stack that has shrunk.
     """
 
-    def __init__(self, engine: Engine, repeatable: Repeatable) -> None:
-        self._engine, self._repeatable = engine, repeatable
+    def __init__(self, engine: RepeatableEngine) -> None:
+        self._engine = engine
         self._module = torch.get_device_module(engine.device)
         self._fixed: _Fixed | None = None
         self._shapes: dict[int, _Shape] = {}
@@ -110,7 +110,7 @@ class CapturedSteps:
         """Begin an epoch: send its order and factors to the device."""
         batches = plan.batches
         for index in batches:
-            self._repeatable.check(index)
+            check_batch(index, self._engine.graphs)
         members, samples = plan.order.shape
         wrapped = plan.order[:, np.arange(len(batches) * plan.size) % samples]
         order = np.ascontiguousarray(wrapped.reshape(members, len(batches), plan.size).swapaxes(0, 1))
@@ -130,12 +130,12 @@ class CapturedSteps:
     def _prepare(self, order: Array) -> None:
         """Prepare a step for any batch of ``order`` [steps, E, B], unless there is one."""
         _, members, samples = order.shape
-        bounds, shape = self._repeatable.bounds(order), self._shapes.pop(samples, None)
+        bounds, shape = self._engine.bounds(order), self._shapes.pop(samples, None)
         if shape is not None:
             bounds = tuple(map(max, bounds, shape.bounds))
         if shape is None or shape.bounds != bounds:
             del shape  # first, so that its memory can be used again
-            shape = _Shape(bounds, self._repeatable.prepare(members, samples, bounds))
+            shape = _Shape(bounds, self._engine.prepare(members, samples, bounds))
         self._shapes[samples] = shape
 
     def step(self, samples: int) -> None:

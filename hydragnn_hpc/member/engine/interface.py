@@ -11,28 +11,10 @@ from torch import Tensor
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
+from hydragnn_hpc.member.engine.training_data import SampleGraphs
 
 DeviceStep = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`Engine.step` with the sample numbers on the device, int64 [E, B]: it runs there alone."""
-
-
-class Repeatable(Protocol):
-    """An engine whose steps a graph of the device can repeat (`captured`)."""
-
-    def check(self, index: Array) -> None:
-        """Check the samples of a batch, [E, B].
-
-        Raises
-        ------
-        UserError
-            If a member's batch is one sample of one atom, which has no batch statistics.
-        """
-
-    def bounds(self, order: Array) -> tuple[int, ...]:
-        """Return sizes that no batch of ``order`` [steps, E, B] exceeds."""
-
-    def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
-        """Return the step for batches [E, B] within these bounds, with its own working memory."""
 
 
 class Engine(Protocol):
@@ -57,8 +39,8 @@ class Engine(Protocol):
         Where parameters, gradients and buffers live.
     lanes : int or None
         Numbers per vector instruction of the CPU, which determines the order of sums; None on other devices.
-    repeatable : Repeatable or None
-        The engine itself if its steps are to be captured as graphs of the device.
+    captured : bool
+        Whether its steps are to be captured as graphs of the device; it is then a `RepeatableEngine`.
     """
 
     name: str
@@ -66,9 +48,7 @@ class Engine(Protocol):
     layout: ParameterLayout
     device: torch.device
     lanes: int | None
-
-    @property
-    def repeatable(self) -> Repeatable | None: ...
+    captured: bool
 
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
         """Run one training batch of every member forward and backward.
@@ -111,3 +91,21 @@ class Engine(Protocol):
             By task, [E, rows, `TaskSizes.outputs`]: a row for each atom of the samples, in order; at graph level, for
             each sample.
         """
+
+
+class RepeatableEngine(Engine, Protocol):
+    """An engine whose steps a graph of the device can repeat.
+
+    Attributes
+    ----------
+    graphs : SampleGraphs
+        Of all samples.
+    """
+
+    graphs: SampleGraphs
+
+    def bounds(self, order: Array) -> tuple[int, ...]:
+        """Return sizes that no batch of ``order`` [steps, E, B] exceeds."""
+
+    def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
+        """Return the step for batches [E, B] within these bounds, with its own working memory."""

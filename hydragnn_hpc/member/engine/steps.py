@@ -95,9 +95,9 @@ class EpochPlan:
 
     @property
     def batches(self) -> list[Array]:
-        """The sample numbers of each step, [E, B]."""
+        """The sample numbers of each step, [E, B]: views of the order."""
         starts = range(0, self.order.shape[1], self.size)
-        return [np.ascontiguousarray(self.order[:, start : start + self.size]) for start in starts]
+        return [self.order[:, start : start + self.size] for start in starts]
 
 
 class Steps(Protocol):
@@ -123,7 +123,8 @@ class PlainSteps:
         """See `Steps`."""
         state.losses.zero_()
         for index, factors in zip(plan.batches, plan.factors, strict=True):
-            losses = self._engine.step(state.parameters, state.gradients, state.buffers, index)
+            numbers = np.ascontiguousarray(index)
+            losses = self._engine.step(state.parameters, state.gradients, state.buffers, numbers)
             state.finish_step(self._engine, losses, index.shape[1], factors)
             yield
 

@@ -43,7 +43,7 @@ class FusedEngine:
     """
 
     name = "fused"
-    repeatable = None
+    captured = False
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class LibraryEngine:
     """
 
     name = "library"
-    repeatable = None
+    captured = False
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
-from hydragnn_hpc.member.engine.interface import DeviceStep, Repeatable
+from hydragnn_hpc.member.engine.interface import DeviceStep
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, vector_lanes
@@ -57,7 +57,7 @@ class TorchEngine:
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
         self._together = device.type != "cpu" if together is None else together
-        self._graphs = data.graphs
+        self.graphs = data.graphs
         room = UNLIMITED if self._together or device.type != "cpu" else ROOM_ON_CPU
         self._batches = Batches(data.graphs, sizes, device, dtype, room)
         self._inputs = resident(data.inputs, device, dtype)
@@ -69,7 +69,7 @@ class TorchEngine:
         self._column = None if column == sorted(column) else torch.tensor(column, device=device)
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._arena = Arena(self._like)
-        self._captured = capture and self._together and self._batches.shared
+        self.captured = capture and self._together and self._batches.shared
         self._weights: Weights | None = None
         self._network: tuple[tuple[int, ...], Weights, Network] | None = None
 
@@ -82,7 +82,7 @@ class TorchEngine:
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
-        self.check(index)
+        check_batch(index, self.graphs)
         if self._together:
             return self._step(parameters, gradients, buffers, index)
         each = [slice(e, e + 1) for e in range(len(index))]
@@ -92,21 +92,12 @@ class TorchEngine:
         batch = self._batches.make(index)
         return self._pass(batch, *self._ready(batch), (parameters, gradients, buffers))
 
-    @property
-    def repeatable(self) -> Repeatable | None:
-        """The engine itself if its steps are to be captured."""
-        return self if self._captured else None
-
-    def check(self, index: Array) -> None:
-        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
-        check_batch(index, self._graphs)
-
     def bounds(self, order: Array) -> tuple[int, ...]:
         """Return nothing: over one geometry, all batches have the same size."""
         return ()
 
     def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
-        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
+        """See `hydragnn_hpc.member.engine.interface.RepeatableEngine`."""
         weights, fixed = self._weights_of(members), self._batches.fixed(members, samples)
         networks: list[Network] = []
 
@@ -144,7 +135,7 @@ class TorchEngine:
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         members, loaded = len(parameters), None
-        size = prediction_batch_size(self._graphs, self.device, members)
+        size = prediction_batch_size(self.graphs, self.device, members)
         # Empty ones first: there may be no samples.
         predicted = {t.name: [parameters.new_empty(members, 0, t.outputs)] for t in self.sizes.tasks}
         for first in range(0, len(index), size):

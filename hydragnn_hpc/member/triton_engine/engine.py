@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
-from hydragnn_hpc.member.engine.interface import DeviceStep, Repeatable
+from hydragnn_hpc.member.engine.interface import DeviceStep
 from hydragnn_hpc.member.engine.layout import ParameterLayout
 from hydragnn_hpc.member.engine.optimize import BETA_1, BETA_2, Adam, AdamW, Optimizer
 from hydragnn_hpc.member.engine.resident import check_batch, prediction_batch_size, resident, send, vector_lanes
@@ -58,7 +58,7 @@ class TritonEngine:
     ) -> None:  # fmt: skip
         self.sizes, self.device, self.lanes = sizes, device, vector_lanes(device)
         self.layout = ParameterLayout.of(sizes)
-        self._graphs = data.graphs
+        self.graphs = data.graphs
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._geometry = BatchGeometry(data.graphs, sizes, device, dtype)
         self._inputs = resident(data.inputs, device, dtype)
@@ -67,7 +67,7 @@ class TritonEngine:
         self._trunk = TrunkKernels(sizes, self.layout, self._geometry, self._like)
         self._heads = Heads(sizes, self.layout, self._like, missing)
         self._arena = Arena(self._like)
-        self._captured = capture
+        self.captured = capture
 
     @torch.no_grad()
     def step(self, parameters: Tensor, gradients: Tensor, buffers: Tensor, index: Array) -> Tensor:
@@ -78,18 +78,9 @@ class TritonEngine:
         UserError
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
-        self.check(index)
+        check_batch(index, self.graphs)
         step = self._within(self._geometry.sizes_of(index), index.shape[1], self._arena)
         return step(parameters, gradients, buffers, send(index, self.device))
-
-    @property
-    def repeatable(self) -> Repeatable | None:
-        """The engine itself if its steps are to be captured."""
-        return self if self._captured else None
-
-    def check(self, index: Array) -> None:
-        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
-        check_batch(index, self._graphs)
 
     def bounds(self, order: Array) -> tuple[int, ...]:
         """Return the rows and edges of the largest batch, rounded up so that few later epochs have a larger one.
@@ -100,7 +91,7 @@ class TritonEngine:
         return sizes if self._geometry.shared else tuple(map(_rounded, sizes))
 
     def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
-        """See `hydragnn_hpc.member.engine.interface.Repeatable`."""
+        """See `hydragnn_hpc.member.engine.interface.RepeatableEngine`."""
         return self._within(bounds, samples, Arena(self._like))
 
     def _within(self, bounds: tuple[int, ...], samples: int, arena: Arena) -> DeviceStep:
@@ -130,7 +121,7 @@ class TritonEngine:
     def predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> dict[str, Tensor]:
         """See `hydragnn_hpc.member.engine.interface.Engine`."""
         members = len(parameters)
-        size = prediction_batch_size(self._graphs, self.device, members)
+        size = prediction_batch_size(self.graphs, self.device, members)
         # Empty ones first: there may be no samples.
         predicted = {t.name: [parameters.new_empty(members, 0, t.outputs)] for t in self.sizes.tasks}
         for first in range(0, len(index), size):
