@@ -19,9 +19,10 @@ from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import set_arithmetic
+from hydragnn_hpc.member.engine.captured import steps_of
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
+from hydragnn_hpc.member.engine.steps import EpochPlan, StackState
 from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData, vector_limits
 from hydragnn_hpc.member.training.evaluate import ValidationSet
 from hydragnn_hpc.records.dataset import Manifest
@@ -76,34 +77,32 @@ def measure(campaign: Campaign, manifest: Manifest, members: int) -> PaceAnswer:
     """Train and evaluate a stack for about a second; ``campaign`` is a variant's own (`Campaign.of_variant`)."""
     data = random_data(campaign, manifest)
     engine, _ = choose(campaign, campaign.variants[0], data, torch.device("cpu"))
-    parameters = torch.stack([engine.layout.initial_parameters(e) for e in range(members)])
-    buffers = torch.stack([engine.layout.initial_buffers()] * members)
-    step = _training(engine, campaign, parameters, buffers)
+    state = StackState.untrained(engine, range(members), campaign.training.optimizer)
+    step = _training(engine, state, campaign.training.batch_size)
     step()
     start = _age()
     validation = data.split.validation
     evaluation = ValidationSet(engine, data, validation)
+
+    def evaluate() -> None:
+        evaluation.losses(state.parameters, state.buffers)
+
     return PaceAnswer(
         engine=engine.name,
         start=start,
         training=_median_seconds(step) / (campaign.training.batch_size * members),
-        evaluation=_median_seconds(lambda: evaluation.losses(parameters, buffers)) / (len(validation) * members),
+        evaluation=_median_seconds(evaluate) / (len(validation) * members),
     )
 
 
-def _training(
-    engine: Engine, campaign: Campaign, parameters: torch.Tensor, buffers: torch.Tensor
-) -> Callable[[], None]:
-    """Return a function that trains one batch."""
-    members, size = len(parameters), campaign.training.batch_size
-    gradients, rng = torch.zeros_like(parameters), np.random.default_rng(0)
-    optimizer = new_optimizer(campaign.training.optimizer, parameters)
+def _training(engine: Engine, state: StackState, size: int) -> Callable[[], None]:
+    """Return a function that trains one batch of ``size`` samples."""
+    members, steps, rng = len(state.parameters), steps_of(engine), np.random.default_rng(0)
 
     def step() -> None:
         index = np.stack([rng.permutation(_BATCHES * size)[:size] for _ in range(members)])
-        engine.step(parameters, gradients, buffers, index)
-        factors = optimizer.plan(1, np.full(members, 1e-3))
-        engine.update(optimizer, parameters, gradients, factors[0])
+        for _ in steps.run(state, EpochPlan.of(index, size, state.optimizer, np.full(members, 1e-3))):
+            pass
 
     return step
 

@@ -27,7 +27,7 @@ from hydragnn_hpc.member.choose import network_sizes
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes
-from hydragnn_hpc.member.engine.steps import PlainSteps
+from hydragnn_hpc.member.engine.steps import PlainSteps, StackState
 from hydragnn_hpc.member.engine.training_data import TrainingData, from_staged
 from hydragnn_hpc.member.fused.engine import FusedEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
@@ -81,7 +81,7 @@ def train_baseline(samples: TrainingData, sizes: NetworkSizes, seed: int, epochs
 
 def train_engine(engine: Engine, samples: TrainingData, seed: int, epochs: int) -> Errors:
     """One training in an engine."""
-    stack, steps = cases.new_stack(engine, [seed]), PlainSteps(engine)
+    stack, steps = StackState.untrained(engine, [seed], cases.ADAM), PlainSteps(engine)
     rng = np.random.default_rng(seed)
 
     def train() -> None:

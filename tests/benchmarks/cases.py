@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from hydragnn_hpc.convolutions import CONVOLUTIONS, why_not
 from hydragnn_hpc.dataset.generate import surrogate
@@ -14,12 +13,11 @@ from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
 from hydragnn_hpc.member.engine.captured import steps_of
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.resample import Split
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.steps import EpochPlan, StackState, Steps
 from hydragnn_hpc.member.engine.training_data import SampleGraphs, TrainingData
-from hydragnn_hpc.sections import AdamOptimizer, OptimizerSection
+from hydragnn_hpc.sections import AdamOptimizer
 
 BATCH, RATE = 64, 1e-3
 """Samples of a batch, and learning rate."""
@@ -113,11 +111,9 @@ def network_sizes(data: TrainingData) -> NetworkSizes:
 ADAM = AdamOptimizer(name="Adam")
 
 
-def new_stack(engine: Engine, seeds: Sequence[int], optimizer: OptimizerSection = ADAM) -> StackState:
-    """A stack with a member for each seed."""
-    parameters = torch.stack([engine.layout.initial_parameters(seed) for seed in seeds]).to(engine.device)
-    buffers = torch.stack([engine.layout.initial_buffers()] * len(seeds)).to(engine.device)
-    return StackState.new(engine, parameters, buffers, new_optimizer(optimizer, parameters))
+def new_stack(engine: Engine, members: int) -> StackState:
+    """A stack with Adam."""
+    return StackState.untrained(engine, range(members), ADAM)
 
 
 def train(steps: Steps, stack: StackState, order: np.ndarray) -> None:
@@ -128,7 +124,7 @@ def train(steps: Steps, stack: StackState, order: np.ndarray) -> None:
 
 def stacked_epoch(engine: Engine, members: int, samples: int = SAMPLES) -> Callable[[], object]:
     """An epoch of a stack over all whole batches, as in training."""
-    stack, steps, rng = new_stack(engine, range(members)), steps_of(engine), np.random.default_rng(0)
+    stack, steps, rng = new_stack(engine, members), steps_of(engine), np.random.default_rng(0)
     whole = samples // BATCH * BATCH
 
     def epoch() -> float:

@@ -169,7 +169,7 @@ def count(case: str, engine: str, members: int) -> Counter:
     """Count a step of the paper's HCM network with Adam, in batches of 64 samples."""
     data = cases.make_samples(case)
     made = engine_of(engine, data, capture=True)
-    stack = cases.new_stack(made, range(members))
+    stack = cases.new_stack(made, members)
     index = np.stack([np.random.default_rng(e).permutation(cases.SAMPLES)[: cases.BATCH] for e in range(members)])
     graphs = data.graphs
     of_geometry = np.diff(graphs.neighbour_offsets[graphs.site_offsets])

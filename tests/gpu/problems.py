@@ -16,7 +16,6 @@ from hydragnn_hpc.member.engine.steps import EpochPlan, StackState
 from hydragnn_hpc.member.library.engine import LibraryEngine
 from hydragnn_hpc.member.torch_engine.engine import TorchEngine
 from hydragnn_hpc.sections import OptimizerSection, SgdOptimizer
-from tests.benchmarks.cases import new_stack
 from tests.member.contract.problem import CUTOFF, TASKS, Problem, random_neighbours, random_samples, with_missing
 
 GPU = torch.device("cuda:0")
@@ -101,7 +100,7 @@ class Stack:
         self, make: Make, device: torch.device, members: int = STACKS[0], optimizer: OptimizerSection = DESCENT
     ) -> None:
         self.problem, self.engine = make(device)
-        self.state, self.steps = new_stack(self.engine, range(members), optimizer), steps_of(self.engine)
+        self.state, self.steps = StackState.untrained(self.engine, range(members), optimizer), steps_of(self.engine)
         self.epochs = 0
 
     def keep(self, members: int) -> None:

@@ -69,7 +69,7 @@ class _Fixed:
 
 @dataclass
 class _Shape:
-    """For batches of one number of samples: their bounds (`RepeatableEngine`), the step, and its graph once captured."""
+    """For batches of one number of samples: their bounds, the step, and its graph once it is captured."""
 
     bounds: tuple[int, ...]
     step: DeviceStep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import Optimizer
+from hydragnn_hpc.member.engine.optimize import Optimizer, new_optimizer
 from hydragnn_hpc.member.engine.sizes import Array
+from hydragnn_hpc.sections import OptimizerSection
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class StackState:
         shape = len(parameters), len(engine.sizes.tasks)
         losses = torch.zeros(shape, dtype=torch.float64, device=engine.device)
         return cls(parameters, torch.zeros_like(parameters), buffers, optimizer, losses, frozen, clips)
+
+    @classmethod
+    def untrained(cls, engine: Engine, seeds: Iterable[int], optimizer: OptimizerSection) -> StackState:
+        """Return the state of new members, one for each seed."""
+        layout = engine.layout
+        parameters = torch.stack([layout.initial_parameters(seed) for seed in seeds]).to(engine.device)
+        buffers = torch.stack([layout.initial_buffers()] * len(parameters)).to(engine.device)
+        return cls.new(engine, parameters, buffers, new_optimizer(optimizer, parameters))
 
     def finish_step(self, engine: Engine, losses: Tensor, samples: int, factors: Tensor) -> None:
         """Add the losses of a batch of so many samples, and update the parameters with its gradients.

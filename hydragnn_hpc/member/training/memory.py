@@ -7,7 +7,6 @@ import torch
 
 from hydragnn_hpc.member.engine.captured import steps_of
 from hydragnn_hpc.member.engine.interface import Engine
-from hydragnn_hpc.member.engine.optimize import new_optimizer
 from hydragnn_hpc.member.engine.steps import EpochPlan, StackState
 from hydragnn_hpc.member.engine.training_data import TrainingData
 from hydragnn_hpc.sections import Training
@@ -54,8 +53,6 @@ def _train_one(engine: Engine, data: TrainingData, options: Training) -> None:
     size = options.batch_size
     number = min(data.epoch_length, size + data.epoch_length % size)
     order = data.split_of(0).train[:number][None]
-    parameters = engine.layout.initial_parameters(0)[None].to(engine.device)
-    buffers = engine.layout.initial_buffers()[None].to(engine.device)
-    state = StackState.new(engine, parameters, buffers, new_optimizer(options.optimizer, parameters))
+    state = StackState.untrained(engine, [0], options.optimizer)
     for _ in steps_of(engine).run(state, EpochPlan.of(order, size, state.optimizer, np.zeros(1))):
         pass

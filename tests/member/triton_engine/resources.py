@@ -91,7 +91,7 @@ def launches(network: str, target: str) -> dict[tuple[str, str], tuple[ASTSource
     geometries = [random_neighbours(rng, n, 2 * n) for n in range(9, 9 + options.pop("geometries", 1))]
     data = with_missing(random_samples(rng, geometries, 14, options["tasks"]), rng, options.pop("missing", 0.0))
     engine = TritonEngine(NetworkSizes(1, average_degree=(3.5, 1.375), **options), data, CPU)
-    stack = cases.new_stack(engine, range(2))
+    stack = cases.new_stack(engine, 2)
     on_nvidia = mock.patch.object(torch.version, "cuda", "any" if target.startswith("sm_") else None)
     with on_nvidia, recorded() as found:
         cases.train(PlainSteps(engine), stack, np.arange(128).reshape(2, 64) % 14)
