@@ -96,9 +96,9 @@ install "${torch_index[@]+"${torch_index[@]}"}" "$(grep '^torch==' "$lock")" 9>&
 echo "envs/local.sh: installing $(grep -c '==' "$lock") packages of envs/${lock##*/}" >&2
 install -r "$lock" 9>&-
 install --no-deps --no-build-isolation -e "$root" 9>&-
-# On all cores, where pip would use one; files that are no valid Python, such as templates, stay as they are. With other
-# versions few modules are used, and Python compiles these itself.
+# On all cores, where pip would use one, and without the packages' tests; files that are no valid Python, such as
+# templates, stay as they are. With other versions few modules are used, and Python compiles these itself.
 [[ $lock != "$root/envs/local.lock" ]] ||
-  "$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python*/site-packages >>"$log" 2>&1 9>&- || true
+  "$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$venv"/lib/python*/site-packages >>"$log" 2>&1 9>&- || true
 printf '%s\n' "$stamp" >"$venv/.stamp"
 echo "envs/local.sh: ready: $venv (activate it with '. $name/bin/activate')" >&2
