@@ -66,6 +66,8 @@ class Campaign(Section):
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, tasks: dict[Name, Task]) -> dict[Name, Task]:
+        if "sample" in tasks:
+            raise ValueError("'sample' has another meaning in files of predictions; rename the task")
         # Extended XYZ adds target_ to a name that it needs for something else.
         plain = {re.sub("^(target_)+", "", name): name for name in tasks}
         for own, name in plain.items():

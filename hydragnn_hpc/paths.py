@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from hydragnn_hpc.atomic import Hold, storage_errors, write_json
+from hydragnn_hpc.atomic import Hold, storage_errors, write_json, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.validation import one_line
 
@@ -41,6 +43,17 @@ def read_record(path: Path, kind: type[_R]) -> _R:
         versions = [e["input"] for e in error.errors(include_url=False) if e["loc"] == ("schema",)]
         reason = f"it is of format version {versions[0]!r}" if versions else one_line(error, kind)
         raise UserError(f"cannot read {path}: {reason}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], hold: Hold = contextlib.nullcontext) -> None:
+    """Write arrays as a compressed ``.npz`` file to ``path``, whole or not at all.
+
+    A name may be one that ``numpy.savez_compressed`` takes for its own argument, such as ``file``.
+    """
+    with written_whole(path, hold=hold) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, values, allow_pickle=False)
 
 
 def read_arrays(

@@ -198,6 +198,11 @@ def test_no_two_tasks_have_names_that_meet_in_files_of_results(name: str) -> Non
     parse_campaign(content(tasks=dict.fromkeys(["H", "Hstd", "H_s"], TASKS["H"]), variants=["H"]), "file.yaml")
 
 
+def test_a_task_does_not_take_the_name_of_the_sample_numbers() -> None:
+    words = refused(tasks={"sample": TASKS["H"]}, variants=["sample"])
+    assert "'sample' has another meaning in files of predictions; rename the task" in words
+
+
 def test_a_missing_key_is_named() -> None:
     incomplete = content()
     del incomplete["dataset"]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, State
-from hydragnn_hpc.paths import CampaignFolder, write_record
+from hydragnn_hpc.paths import CampaignFolder, read_arrays, write_arrays, write_record
 from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sections import Start
 from tests.member_records import a_failure, a_result
@@ -54,6 +55,15 @@ def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, content: Any)
     path = tmp_path_factory.mktemp("json") / "a.json"
     write_json(path, content)
     assert json.loads(path.read_text()) == content
+
+
+def test_arrays_of_any_name_read_back(tmp_path: Path) -> None:
+    """Also those that numpy would take for an argument of its own."""
+    written = {name: np.arange(3.0) + k for k, name in enumerate(("H", "H:noise", "file", "allow_pickle"))}
+    write_arrays(tmp_path / "arrays.npz", written)
+    read = read_arrays(tmp_path / "arrays.npz")
+    assert read is not None and [*read] == [*written]
+    assert all(np.array_equal(read[name], written[name]) for name in written)
 
 
 def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hydragnn_hpc.atomic import written_whole
 from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import requirements
@@ -27,7 +26,7 @@ from hydragnn_hpc.dataset.store import spool
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import SOURCE_INDEX, sample_names
 from hydragnn_hpc.logs import print_line
-from hydragnn_hpc.paths import read_record, write_record
+from hydragnn_hpc.paths import read_record, write_arrays, write_record
 from hydragnn_hpc.records.recipe import Requirements, StagedRecipe
 
 _OTHER = "other-"  # prefix of folders with other inputs and references
@@ -211,8 +210,7 @@ def write_truth(staged: StagedData, part: int, path: Path) -> None:
     }
     for name, target in staged.manifest.targets.items():
         content[name] = a[f"target_{name}"][atoms if target.level == "node" else sample]
-    with written_whole(path) as stream:
-        np.savez_compressed(stream, **content)
+    write_arrays(path, content)
 
 
 def atoms_of(offsets: np.ndarray, samples: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from hydragnn_hpc.atomic import Hold, write_text, written_whole
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.training.schedule import Schedule
-from hydragnn_hpc.paths import MemberFolder, write_record
+from hydragnn_hpc.paths import MemberFolder, write_arrays, write_record
 from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.member import HISTORY, HistoryRow, Identity, Result, Session
 from hydragnn_hpc.records.model import CheckpointFacts, ModelFacts, ScheduleState
@@ -191,6 +191,5 @@ def write_done(
     with written_whole(files.model, hold=hold) as stream:
         torch.save({"schema": plain.pop("schema"), "weights": model.weights, **plain}, stream)
     for path, content in arrays.items():
-        with written_whole(path, hold=hold) as stream:
-            np.savez_compressed(stream, **content)  # type: ignore[arg-type]  # older numpy takes no allow_pickle=
+        write_arrays(path, content, hold)
     write_record(files.result, result, hold)
