@@ -164,7 +164,7 @@ def test_an_automatic_stack_fits_into_the_memory(folder: Path, undisturbed: Run)
     limited = run(folder, "estimated", memory=undisturbed.workers[0]["peak"] * 2 // 3, launch=launch)
     (fits,) = fitting_stacks(CampaignFolder(folder / "estimated")).values()
     assert 1 <= fits < MEMBERS
-    assert f"its memory is estimated to suffice for {fits} of {MEMBERS} members" in limited.output
+    assert f"the device's memory is estimated to suffice for {fits} of {MEMBERS} members" in limited.output
     assert {len(result["stack"]) for result in limited.results.values()} <= {fits, MEMBERS % fits or fits}
     first, second = limited.workers
     assert not first["replays"] or first["peak"] < second["peak"]

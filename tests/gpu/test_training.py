@@ -16,6 +16,7 @@ from hydragnn_hpc.ledger import Frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import arithmetic, describe
 from hydragnn_hpc.member.engine.training_data import from_staged
+from hydragnn_hpc.member.training.memory import members_that_fit
 from hydragnn_hpc.member.training.stack import WorkerContext
 from hydragnn_hpc.member.training.train import StackTraining
 from hydragnn_hpc.paths import CampaignFolder
@@ -76,6 +77,20 @@ def test_an_interrupted_training_ends_the_same_and_a_change_of_stack_is_named(
     (change,) = training(staged, tmp_path / "alone", 0).engine_changes
     assert change.before == "engine torch on emulated, in a stack of 2"
     assert change.after == "engine torch on emulated, in a stack of 1"
+
+
+def test_a_device_that_does_not_report_its_free_memory_gives_no_estimate(
+    staged: copies.StagedData, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = from_staged(staged, CAMPAIGN)
+    engine, _ = choose(CAMPAIGN, CAMPAIGN.variant("HCM"), data, GPU)
+    assert members_that_fit(engine, data, CAMPAIGN.training) > 100
+
+    def refused() -> None:
+        raise RuntimeError("The device doesn't support querying the available free memory.")  # as torch.xpu says
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refused)
+    assert members_that_fit(engine, data, CAMPAIGN.training) is None
 
 
 def test_the_precision_of_products_is_set_and_restored() -> None:

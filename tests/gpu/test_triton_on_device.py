@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -117,3 +118,9 @@ def test_kernels_that_fail_are_not_used(device: Device, text: str, why: str, mon
     monkeypatch.setattr(rows, "place", fails)
     name, reason = chosen()
     assert name == "torch" and why in reason
+
+
+def test_a_triton_that_cannot_be_imported_is_not_used(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, engine.__name__, None)
+    name, reason = chosen()
+    assert name == "torch" and "Triton fails on this device: import of " in reason

@@ -25,7 +25,7 @@ class StackTooLargeError(RuntimeError):
     """
 
     def __init__(self, members: int, fits: int) -> None:
-        super().__init__(f"its memory is estimated to suffice for {fits} of {members} members")
+        super().__init__(f"the device's memory is estimated to suffice for {fits} of {members} members")
         self.fits = fits
 
 
@@ -38,11 +38,13 @@ def members_that_fit(engine: Engine, data: TrainingData, options: Training) -> i
         None if the device does not report its free memory.
     """
     module = torch.get_device_module(engine.device)
-    if not hasattr(module, "mem_get_info"):
-        return None
     module.empty_cache()
+    try:
+        free, _ = module.mem_get_info()
+    except RuntimeError:  # not every XPU reports it
+        return None
     module.reset_peak_memory_stats()
-    before, (free, _) = module.memory_reserved(), module.mem_get_info()
+    before = module.memory_reserved()
     _train_one(engine, data, options)
     needed = module.max_memory_reserved() - before
     module.empty_cache()

@@ -29,11 +29,11 @@ def unavailable(device: torch.device, sizes: NetworkSizes, data: TrainingData) -
         return "the device is the CPU"
     if find_spec("triton") is None:
         return "Triton is not installed"
-    from hydragnn_hpc.member.triton_engine.engine import unsupported
-
-    if reason := unsupported(sizes, data.graphs):
-        return reason
     try:
+        from hydragnn_hpc.member.triton_engine.engine import unsupported
+
+        if reason := unsupported(sizes, data.graphs):
+            return reason
         return "" if _steps_agree(device, sizes, data) else "Triton's kernels give wrong numbers on this device"
     except Exception as error:
         if is_out_of_memory(error):
@@ -59,7 +59,7 @@ def _steps_agree(device: torch.device, sizes: NetworkSizes, data: TrainingData) 
         optimizer = new_optimizer(AdamOptimizer(name="Adam"), parameters)
         losses = engine.step(parameters, gradients, buffers, np.tile(every, (2, 1)))
         computed = [losses, gradients, buffers]
-        # Gradients of known sign: Adam makes as much of one that is zero but for rounding.
+        # Not the gradients of the step: where one is nearly zero, rounding determines the direction of Adam's step.
         engine.update(optimizer, parameters, torch.cos(parameters), optimizer.plan(1, np.full(2, 0.1))[0])
         predicted = engine.predict(parameters, buffers, every)
         found.append(torch.cat([parameters, *computed, *(values.flatten(1) for values in predicted.values())], 1))
@@ -104,7 +104,7 @@ def _few_samples(sizes: NetworkSizes, data: TrainingData) -> TrainingData:
 
 
 def _keep_noise_from_zero(sizes: NetworkSizes, parameters: dict[str, Tensor]) -> None:
-    """Change the parameters of heads so: a likelihood has few digits where the noise is nearly zero."""
+    """Keep the noise that heads predict away from zero, near which a likelihood has few correct digits."""
     for task in sizes.tasks:
         last = f"heads.{task.name}.{len(task.hidden)}"
         parameters[f"{last}.weight"][:, task.width :].mul_(0.1)
