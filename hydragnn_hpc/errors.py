@@ -25,13 +25,13 @@ class UserError(Exception):
     Parameters
     ----------
     message : str
-        The line. Runs of white space become single spaces, other control characters are spelt out.
+        The line. A line break with the white space around it becomes a space; other control characters are spelt out.
     exit_code : ExitCode, optional
         The exit code of the command that fails with this error.
     """
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-        super().__init__(spelt_out(" ".join(message.split())))
+        super().__init__(spelt_out(re.sub(r"\s*[\n\r\f\v\x1c-\x1e\x85\u2028\u2029]\s*", " ", message).strip()))
         self.exit_code = exit_code
 
 

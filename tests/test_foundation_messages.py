@@ -28,6 +28,12 @@ def test_an_error_is_always_one_line(text: str) -> None:
     assert error.exit_code is ExitCode.USAGE
 
 
+def test_a_path_is_shown_as_it_is() -> None:
+    assert str(UserError("cannot read 'two  spaces\t.xyz':\n  it is\r\n  damaged\n")) == (
+        "cannot read 'two  spaces\\t.xyz': it is damaged"
+    )
+
+
 def test_exit_codes_are_those_of_the_readme() -> None:
     assert {c.name: int(c) for c in ExitCode} == {
         "DONE": 0, "MEMBERS_FAILED": 1, "USAGE": 2, "AGAIN": 75, "INTERRUPTED": 130, "READER_GONE": 141,

@@ -42,12 +42,16 @@ def write_archive(
     Raises
     ------
     UserError
-        If ``out`` holds no campaign, no member has finished, a run is active, or ``to`` exists or cannot be written.
+        If ``out`` holds no campaign, no member has finished, a run is or may be active, or ``to`` exists or cannot be
+        written.
     """
     if to.exists():
         raise UserError(f"{to} exists; give another name, or remove it")
     results = load(out)
-    if read_live(results.folder).active:
+    live = read_live(results.folder)
+    if live.active is None:
+        raise UserError(f"{live.problem}; make the archive when this file can be read, or is removed")
+    if live.active:
         raise UserError(f"{out}: a run is active; make the archive when it has ended")
     if not any(results.finished_by_variant.values()):
         raise UserError(f"{out}: no member has finished; see 'hydragnn-hpc status {out}'")

@@ -165,12 +165,15 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path: Path, monkeypat
 def test_what_cannot_be_archived_is_reported_in_one_line(tmp_path: Path) -> None:
     making.make(tmp_path / "out", variants=("H",), replicas=2, states={"H": "waiting"}, samples=10)
     making.make(tmp_path / "busy", variants=("H",), replicas=2, states={"H/01": "running"}, samples=10)
+    making.make(tmp_path / "damaged", variants=("H",), replicas=2, states={"H/01": "running"}, samples=10)
+    (tmp_path / "damaged" / "progress.json").write_text("{")
     (tmp_path / "there").mkdir()
     (tmp_path / "one.zip").write_bytes(b"PK")
     for arguments, message in (
         (("out", "to"), "no member has finished"),
         (("nowhere", "to"), "holds no campaign"),
         (("busy", "to"), "a run is active; make the archive when it has ended"),
+        (("damaged", "to"), "whether a run is active is not known; make the archive when this file can be read"),
         (("out", "there"), "there exists; give another name, or remove it"),
         (("one.zip", "--check"), "one.zip is a file; unpack it, and give the folder that it holds"),
         (("out", "--check"), "out is not an archive: it has no ro-crate-metadata.json"),
