@@ -42,8 +42,8 @@ def write_archive(
     Raises
     ------
     UserError
-        If ``out`` holds no campaign, no member has finished, a run is or may be active, or ``to`` exists or cannot be
-        written.
+        If ``out`` holds no campaign or cannot be read, no member has finished, a run is or may be active, or ``to``
+        exists or cannot be written.
     """
     if to.exists():
         raise UserError(f"{to} exists; give another name, or remove it")
@@ -61,10 +61,7 @@ def write_archive(
         raise UserError(f"{folder} exists, the folder that {to.name} would hold; give another name, or remove it")
     with new_folder(folder) as made:
         for source in _files(results):
-            copy = made / source.relative_to(results.folder.root)
-            with storage_errors(copy):
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
+            _copy(source, made / source.relative_to(results.folder.root))
         write_report(made, progress)
         write_json(made / crate.FILE, _metadata(results, made, license_text))
     if is_zip:
@@ -86,6 +83,17 @@ def _files(results: Results) -> Iterator[Path]:
         if member.result:
             paths += [files.result, files.history, files.model, files.predictions, files.validation, files.features]
     yield from (path for path in paths if path.is_file())
+
+
+def _copy(source: Path, copy: Path) -> None:
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}; check its permissions, and try again") from error
+    with stream, storage_errors(copy):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with copy.open("wb") as target:
+            shutil.copyfileobj(stream, target)
 
 
 def _metadata(results: Results, made: Path, license_text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "μ": r"\ensuremath{\mu}", "±": r"\ensuremath{\pm}", "×": r"\ensuremath{\times}", "–": "--",
-    "²": r"\textsuperscript{2}",
+    "²": r"\textsuperscript{2}", "→": r"\ensuremath{\to}",
 }  # fmt: skip
 
 

@@ -82,16 +82,18 @@ def test_the_first_screen_says_what_was_learned(
     assert window.run("document.querySelectorAll('#learned img').length") == 1
 
 
-def test_numbers_of_every_form_sort_by_value(window: browser.Browser, unfinished: Rendered) -> None:
+def test_numbers_of_every_form_sort_by_value_and_dates_follow(window: browser.Browser, unfinished: Rendered) -> None:
     window.open(address(unfinished), *LAPTOP)
     window.run(
         "document.querySelector('#table1 tbody').innerHTML = "
-        "['7.5e-3 ± 1e-4', '1,234.5', '-2.0 %', '+3.1 %', '–', '[-4.0, 1.0]', '12 of 12', '9 of 12']"
+        "['7.5e-3 ± 1e-4', '2026-08-10', '1,234.5', '-2.0 %', '+3.1 %', '–', '[-4.0, 1.0]', '2026-08-02 09:00:00',"
+        " '12 of 12', '9 of 12']"
         ".map(t => `<tr><td>${t}</td></tr>`).join('')"
     )
     window.click("#table1 th:nth-child(1) button")
     assert column(window, "table1", 0) == [
-        "[-4.0, 1.0]", "-2.0 %", "7.5e-3 ± 1e-4", "+3.1 %", "9 of 12", "12 of 12", "1,234.5", "–",
+        "[-4.0, 1.0]", "-2.0 %", "7.5e-3 ± 1e-4", "+3.1 %", "9 of 12", "12 of 12", "1,234.5", "2026-08-02 09:00:00",
+        "2026-08-10", "–",
     ]  # fmt: skip
 
 

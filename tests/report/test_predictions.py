@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,9 @@ def small_dataset(path: Path) -> str:
 def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, dataset=str(tmp_path / "d.bp"))
     assert ground_truth.read_data_set(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} does not exist")
+    results = load(out)
+    results.frozen = replace(results.frozen, campaign=results.campaign.model_copy(update={"dataset": "d" * 300}))
+    assert "File name too long" in ground_truth.read_data_set(results)[1], "as a folder without permission"
     sha256 = small_dataset(tmp_path / "d.bp")
     found, why = ground_truth.read_data_set(load(out))
     assert found is None and "no longer the one" in why

@@ -21,7 +21,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content, statistics
 from hydragnn_hpc.report.document import body, page
-from hydragnn_hpc.report.figures import composition, error_density, learning_curves, rmse, style
+from hydragnn_hpc.report.figures import composition, error_density, learning_curves, parity, rmse, style
 from hydragnn_hpc.report.figures.registry import FIGURES
 from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
@@ -215,6 +215,22 @@ def test_damaged_records_are_left_out_and_named(tmp_path: Path) -> None:
         drawn = [d.name for figure in FIGURES for d in figure.draw(gathered)]
     assert drawn == ["rmse", "learning_curves", "schedule"]
     assert page.curves(gathered).keys() == {"H/03"}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("error", [0.0, 1e6])
+def test_predictions_without_an_error_and_those_outside_all_bins_are_drawn(tmp_path: Path, error: float) -> None:
+    out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, epochs=2)
+    truth = np.load(out / "test_set.npz")["mixing_enthalpy"]
+    np.savez(out / "members/H/00/predictions.npz", H=truth + error)
+    path = out / "members/H/00/result.json"
+    result = json.loads(path.read_text())
+    result["tasks"]["H"]["rmse_unit"] = 0.0
+    path.write_text(json.dumps(result))
+    gathered = content.gather(out)
+    with style.style():
+        for drawing in (*parity.draw(gathered), *error_density.draw(gathered)):
+            style.compressed(drawing.figure)
 
 
 def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None:

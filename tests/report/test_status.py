@@ -17,7 +17,7 @@ from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.member import Failures
 from hydragnn_hpc.report.tables import status
-from tests.member_records import a_failure
+from tests.member_records import a_failure, a_result
 from tests.report import making
 
 STATES = {"HM": "failed", "C/03": "diverged", "M": "waiting", "CM/01": "running", "CM/03": "interrupted"}
@@ -125,7 +125,10 @@ def test_output_of_a_failed_program_cannot_paint_the_terminal(tmp_path: Path) ->
         tmp_path / "x", variants=("H",), replicas=1, samples=10, states={"H": "failed"}, cause=evil, last_output=(evil,)
     )
     stream = io.StringIO()
-    Console(file=stream, width=200, force_terminal=True).print(status.render(*status.read_status(out)))
+    found, snapshot = status.read_status(out)
+    snapshot.summary, snapshot.summary_problem = None, f"{evil} is missing"  # below Table 1
+    snapshot.members[0].result = a_result()
+    Console(file=stream, width=200, force_terminal=True).print(status.render(found, snapshot))
     assert "[red]not markup[/red]" in stream.getvalue()
     assert "\x1b]0" not in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
 

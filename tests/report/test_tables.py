@@ -131,7 +131,7 @@ def test_the_time_of_a_variants_only_member_has_no_spread(tmp_path: Path) -> Non
 
 
 def test_latex_and_markdown_escape_names() -> None:
-    assert text.latex("a_b%&#{}") == r"a\_b\%\&\#\{\}"
+    assert text.latex("a_b%&#{}→²") == r"a\_b\%\&\#\{\}\ensuremath{\to}\textsuperscript{2}"
     assert text.markdown("a|b<c") == r"a\|b\<c"
     assert text.line("\x1b[31mred\x07\nline") == "[31mred line"
 

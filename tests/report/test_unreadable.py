@@ -15,8 +15,12 @@ from rich.console import Console
 
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.report import archive
 from hydragnn_hpc.report.analysis.content import gather
+from hydragnn_hpc.report.archive import write_archive
 from hydragnn_hpc.report.document.provenance import runs
+from hydragnn_hpc.report.results.event_log import read_log
+from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.results.worker_sessions import read_sessions
 from hydragnn_hpc.report.tables.status import read_status, render
 from tests.report import making
@@ -120,6 +124,32 @@ def test_any_value_of_a_record_may_be_of_another_type(
     lines[number] = json.dumps(content)
     (out / record).write_text("\n".join(lines))
     inspect(out)
+
+
+def test_a_time_out_of_range_is_that_of_no_session(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    before = read_sessions(load(out))
+    path = out / "members/H/00/result.json"
+    result = json.loads(path.read_text())
+    result["sessions"][0]["started"] = "0001-01-01T00:00:00"
+    path.write_text(json.dumps(result))
+    assert len(read_sessions(load(out))) == len(before) - 1
+
+
+def test_the_event_log_cannot_control_a_terminal(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    CampaignFolder(out).events.write_text('{"event": "stop", "\\u001b[2J": 1}')
+    assert read_log(CampaignFolder(out)).problem.isprintable()
+
+
+def test_a_file_that_cannot_be_archived_is_named(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    CampaignFolder(out).progress.unlink()
+    gone = out / "members/H/00/log.txt"
+    monkeypatch.setattr(archive, "_files", lambda _: [gone])
+    with pytest.raises(UserError, match=f"cannot read {gone}: No such file or directory"):
+        write_archive(out, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_campaign_of_a_newer_version_is_one_line(whole: Path, tmp_path: Path) -> None:

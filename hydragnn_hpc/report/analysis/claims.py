@@ -105,7 +105,7 @@ def _better_together(compared: _Comparisons) -> PaperClaim:
         for variant in chosen:
             names = (variant.name, compared.single(task))
             evidence += [_lower_error(compared, task, *names), _lower_spread(compared, task, *names)]
-    return PaperClaim("a", "; ".join(parts), _together(evidence), tuple(evidence))
+    return PaperClaim("a", "; ".join(parts), _combined(evidence), tuple(evidence))
 
 
 def _with_moment(compared: _Comparisons, task: str) -> list[Variant]:
@@ -124,7 +124,7 @@ def _better_alone(compared: _Comparisons) -> PaperClaim:
     for task in tasks:
         evidence += [_lower_error(compared, task, compared.single(task), v.name) for v in compared.multi(task)]
     return PaperClaim(
-        "b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _together(evidence), tuple(evidence)
+        "b", f"{_listed(tasks)} {_are(tasks)} slightly better alone", _combined(evidence), tuple(evidence)
     )
 
 
@@ -167,7 +167,7 @@ def _faster(compared: _Comparisons) -> PaperClaim:
         figures = f"{cost.ratio:.2f} {_interval(cost.interval, text.two_decimals)} times, n = {_counts(cost.n)}"
         inside = _inside(cost.interval, (FASTER, float("inf")), cost.n, what=_TIMES)
         evidence.append(Evidence(f"{cost.variant} against {' + '.join(cost.singles)}", figures, *inside))
-    return _of_equal_stacks(PaperClaim("d", statement, _together(evidence), tuple(evidence)), compared)
+    return _of_equal_stacks(PaperClaim("d", statement, _combined(evidence), tuple(evidence)), compared)
 
 
 def _of_equal_stacks(claim: PaperClaim, compared: _Comparisons) -> PaperClaim:
@@ -223,7 +223,7 @@ def _inside(
     return Verdict.UNDECIDED, f"the interval includes {form(edge)}"
 
 
-def _together(evidence: Sequence[Evidence]) -> Verdict:
+def _combined(evidence: Sequence[Evidence]) -> Verdict:
     """Return the verdict on a claim: it holds if all its comparisons do, and does not hold if one does not."""
     verdicts = {e.verdict for e in evidence}
     if Verdict.FAILS in verdicts:

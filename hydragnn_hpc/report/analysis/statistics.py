@@ -140,7 +140,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Return the p value of Welch's test for equal means; None if undefined."""
     if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return None
-    return rows.number(float(stats.ttest_ind(a, b, equal_var=False).pvalue))
+    p_value = float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    return p_value if math.isfinite(p_value) else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -33,7 +33,7 @@ def draw(content: Content) -> Iterator[Drawing]:
             if ensemble.n > 1:
                 std = densities.std(axis=0, ddof=1)
                 ax.fill_between(centres, np.maximum(mean - std, 0), mean + std, color=style["color"], alpha=0.18, lw=0)
-        reach = _HALF_WIDTH * max(float(np.mean(e.rmse)) for e in ensembles)
+        reach = _HALF_WIDTH * max(float(np.mean(e.rmse)) for e in ensembles) or ensembles[0].edges.errors[-1]
         ax.set_xlim(-reach, reach)
         ax.set_ylim(bottom=0)
         unit = ensembles[0].unit

@@ -36,8 +36,9 @@ def draw(content: Content) -> Iterator[Drawing]:
             edges = ensemble.edges.values
             extent = (edges[0], edges[-1], edges[0], edges[-1])
             counts = np.ma.masked_equal(ensemble.parity.T, 0)
+            most = max(int(ensemble.parity.max()), 1)  # 0 where all predictions are outside the bins
             drawn = ax.imshow(
-                counts, norm=LogNorm(1, None), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
+                counts, norm=LogNorm(1, most), cmap=DENSITY, origin="lower", extent=extent, interpolation="nearest"
             )
             ax.plot(edges[[0, -1]], edges[[0, -1]], color=GREY, lw=0.7)
             bar = figure.colorbar(drawn, ax=ax, location="bottom", label="values per bin", format="%d")

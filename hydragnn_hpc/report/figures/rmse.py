@@ -44,16 +44,13 @@ def draw(content: Content) -> Iterator[Drawing]:
     ]
     drawn += ["bars: mean ± standard deviation over members"] if counts[-1] > 1 else []
     drawn += ["stars: the ensemble's mean prediction"] if of_means else []
-    drawn += ["open diamonds: the paper's mean ± std"] if any(k in published for k in _keys(values)) else []
+    shown = {(variant, task) for task, by_variant in values.items() for variant in by_variant}
+    drawn += ["open diamonds: the paper's mean ± std"] if shown & published.keys() else []
     if results.baselines and results.summary:
         drawn.append(
             "dashed: the better baseline" + (", or in the title where it lies above the axis" if outside else "")
         )
     yield Drawing("rmse", "Test error by variant", f"{'; '.join(drawn)}.", figure)
-
-
-def _keys(values: dict[str, dict[str, list[float]]]) -> list[tuple[str, str]]:
-    return [(variant, task) for task, by_variant in values.items() for variant in by_variant]
 
 
 def _of_means(content: Content) -> dict[tuple[str, str], float]:

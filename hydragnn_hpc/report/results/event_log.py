@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from hydragnn_hpc.errors import spelt_out
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.run import LogEntry, LogLine
 from hydragnn_hpc.validation import one_line
@@ -35,13 +36,13 @@ def read_log(folder: CampaignFolder) -> EventLog:
     except FileNotFoundError:
         return EventLog([])
     except OSError as error:
-        return EventLog([], f"cannot read {path}: {error.strerror or error}; check its permissions")
+        return EventLog([], f"cannot read {path}: {error.strerror or error}; the runs that it records are not shown")
     entries, unreadable = [], []
     for number, line in enumerate(lines, 1):
         try:
             entries.append(LogLine.model_validate_json(line).root)
         except ValidationError as error:
-            unreadable.append(f"line {number}: {one_line(error, LogLine)}")
+            unreadable.append(f"line {number}: {spelt_out(one_line(error, LogLine))}")
     if not unreadable:
         return EventLog(entries)
     count = f"{len(unreadable)} of {len(lines)} lines"

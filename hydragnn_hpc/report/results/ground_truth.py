@@ -130,18 +130,18 @@ def read_data_set(snapshot: Snapshot) -> tuple[GroundTruth | None, str]:
         Why it was not read; empty if it was.
     """
     path = Path(snapshot.campaign.dataset)
-    if not path.exists():
-        return None, f"the data set {path} does not exist"
     try:
         from hydragnn_hpc.dataset import store
 
+        if not path.exists():
+            return None, f"the data set {path} does not exist"
         manifest = store.read_manifest(path)
         if manifest.sha256 != snapshot.frozen.dataset_sha256:
             return None, f"the data set {path} is no longer the one that the members were trained on"
         _, arrays = store.read(path)
     except UserError as error:
         return None, str(error)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return None, f"the data set {path} cannot be read here: {error}"
     names = sample_names(arrays)
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}

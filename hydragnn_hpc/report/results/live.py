@@ -28,7 +28,7 @@ class Live:
     active : bool or None
         Whether it is at work now; None where its progress cannot be read.
     problem : str
-        Why its progress cannot be read, and what follows; empty where all is well.
+        Why its progress cannot be read, and the consequence; empty where it can.
     """
 
     progress: Progress | None = None

@@ -19,6 +19,8 @@ from hydragnn_hpc.report.results.live import read_live
 from hydragnn_hpc.report.results.predictions import CollectedPredictions
 from hydragnn_hpc.report.results.rows import Table1Row, TimingRow
 
+_REMEDY = "remove it: reports then lack this learning curve, and nothing else"
+
 
 class Results(rows.Snapshot):
     """A campaign's results, as the folder showed them when :func:`load` read it.
@@ -100,13 +102,11 @@ class Results(rows.Snapshot):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {error}; remove it and run again") from error
+            raise UserError(f"cannot read {path}: {error}; {_REMEDY}") from error
         if not {"epoch", "train_loss", "validation_loss"} <= set(history.columns):
-            raise UserError(
-                f"{path} is not a history: it lacks epoch, train_loss or validation_loss; remove it and run again"
-            )
+            raise UserError(f"{path} is not a history: it lacks epoch, train_loss or validation_loss; {_REMEDY}")
         if len(history) and any(history[name].dtype.kind not in "iuf" for name in HISTORY if name in history):
-            raise UserError(f"{path} is not a history: a value in it is not a number; remove it and run again")
+            raise UserError(f"{path} is not a history: a value in it is not a number; {_REMEDY}")
         return history[[c for c in HISTORY if c in history]]
 
 

@@ -228,13 +228,6 @@ def _refreshed(folder: CampaignFolder, member: Member, running: Collection[str],
     return current
 
 
-def number(value: Any) -> float | None:
-    """Return a finite number, or None for anything else that a file may contain."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
     """Return mean and standard deviation (ddof = 1); None where there are too few values.
 
@@ -252,7 +245,7 @@ def mean_std(values: Iterable[float]) -> tuple[float | None, float | None]:
 def metric(member: Member, task: str, name: str) -> float | None:
     """Return one of a member's metrics of a task (:class:`TaskErrors`), by name; None where it has none."""
     errors = member.result.tasks.get(task) if member.result else None
-    return number(getattr(errors, name)) if errors else None
+    return getattr(errors, name) if errors else None
 
 
 def metrics(members: Iterable[Member], task: str, name: str) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from hydragnn_hpc.records.run import StackAssigned, StackFailed
 from hydragnn_hpc.report.results.event_log import read_log
@@ -38,8 +37,9 @@ def read_sessions(snapshot: Snapshot) -> list[WorkerSession]:
     sessions = set()
     for member in snapshot.members:
         for s in member.result.sessions if member.result else ():
-            started, ended = (datetime.fromisoformat(t).timestamp() for t in (s.started, s.ended))
-            sessions.add(WorkerSession((s.rank, s.slot), member.variant, started, ended))
+            started, ended = timestamp(s.started), timestamp(s.ended)
+            if started is not None and ended is not None:
+                sessions.add(WorkerSession((s.rank, s.slot), member.variant, started, ended))
     return sorted([*_merged(sessions), *_failed(snapshot)], key=lambda s: (s.worker, s.started))
 
 

@@ -84,7 +84,7 @@ def as_rich(table: TextTable) -> Any:
     for cells in table.cells:
         shown.add_row(*(Text(text.line(cell)) for cell in cells))
     # Title and notes stay outside the table, so that a narrow one does not fold them.
-    return Group(Text(table.title, "bold"), shown, *(Text(note, "dim") for note in table.notes))
+    return Group(Text(text.line(table.title), "bold"), shown, *(Text(text.line(note), "dim") for note in table.notes))
 
 
 def _rounded(value: Any) -> str:

@@ -3,7 +3,8 @@
 // blanks last.
 function value(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = /^\[?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i.test(text)
+  // "2026-08-01" is a date, and not the number 2026.
+  const number = /^\[?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?(?![\w.:-])/i.test(text)
     ? parseFloat(text.replace(/^\[/, "").replace(/,(?=\d{3})/g, "")) : NaN;
   return { text, number, blank: text === "" || text === "–" };
 }
