@@ -55,7 +55,7 @@ def write_report(
     for path in earlier:
         if path not in written and path.is_file():
             with storage_errors(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
     parts = sections(content, figures)
     write_text(folder.supplement, markdown.supplement(content, parts))
     write_json(folder.summary, markdown.summary(content, figures))

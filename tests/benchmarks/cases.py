@@ -41,7 +41,7 @@ OTHERS = tuple(
 PNA_CASES = (*CUTOFFS, "varying", *(f"{case}{LENGTHS}" for case in (*CUTOFFS, "varying")))
 CASES = (*PNA_CASES, *OTHERS)
 NEAR = 22
-"""Nearest neighbours of an atom in the varying case, before the relation is made symmetric."""
+"""Neighbours of an atom in the varying case, on average; fewer where a sample has fewer atoms."""
 AGGREGATION = 5 + 8
 """Instructions forward (subtract, add, multiply-add, minimum, maximum) and backward (multiply-add, add, and twice
 compare, masked add, masked clear)."""

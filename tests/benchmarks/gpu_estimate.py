@@ -4,9 +4,9 @@
 
 Every operation of torch is one launch that reads each of its arguments and writes each of its results once, in device
 memory; so is every kernel of `hydragnn_hpc.member.triton_engine`, whose repeated reads of neighbours come from the L2
-cache. Of arrays of which a kernel reads a small part nothing is counted. Matrix products are counted as they are
-computed, with the padding of tiles. The time is that of the launches plus the longer of that of the bytes and that of
-the products. Nothing here is a measurement of a GPU.
+cache. Arrays of which a kernel reads only a small part are not counted. Matrix products are counted as they are
+computed, with the padding of tiles. The estimated time is that of the launches plus that of the bytes or of the
+products, whichever is longer. Nothing here is a measurement of a GPU.
 """
 
 from __future__ import annotations

@@ -84,8 +84,7 @@ def as_hydragnn_reads(graph: Data) -> Data:
     """A sample of the baseline as HydraGNN reads one from LSMS text; no network here looks at positions."""
     features, pos = torch.cat([graph.x, graph.y_C, graph.y_M], dim=1), torch.zeros(graph.num_nodes, 3)
     read = Data(x=features, pos=pos, edge_index=graph.edge_index, y=graph.y_H[0])
-    # The graph's value is in column 0, those of atoms are in columns 1 and 2, and 0 is the species.
-    update_predicted_values(["graph", "node", "node"], [0, 1, 2], [1], [1, 1, 1], read)
+    update_predicted_values(LEVELS, COLUMNS, [1], [1, 1, 1], read)
     update_atom_features([0], read)
     return read
 

@@ -123,7 +123,7 @@ def test_a_page_replaces_no_file_of_another_kind(folders: Path) -> None:
     assert (folders / "c.yaml").read_text() == "name: a"
 
 
-def test_predictions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_predictions_and_test_sets_that_do_not_fit_or_are_missing_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         making.make(tmp_path / name, variants=("H",), replicas=2, samples=20, epochs=4)
     assert compared(tmp_path, "a", "b").samples == 20
@@ -131,6 +131,15 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     expected = r"b: H/01: 'H' in predictions.npz does not fit the test set; remove its folder, and run again"
     with pytest.raises(UserError, match=expected):
         compared(tmp_path, "a", "b")
+    (tmp_path / "b/members/H/01/predictions.npz").unlink()
+    with pytest.raises(UserError, match=r"b: H/01: predictions.npz is missing; remove its folder, and run again"):
+        compared(tmp_path, "a", "b")
+    (tmp_path / "b/test_set.npz").unlink()
+    with pytest.raises(UserError, match=r"b has no test_set.npz: imported models cannot be compared; if it was"):
+        compared(tmp_path, "a", "b")
+    making.make(tmp_path / "c", variants=("H",), replicas=2, samples=20, epochs=4, states={"H": "diverged"})
+    with pytest.raises(UserError, match="c: no member has finished"):
+        compared(tmp_path, "a", "c")
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(folders: Path) -> None:

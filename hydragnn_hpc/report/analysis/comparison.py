@@ -107,9 +107,14 @@ def compare_campaigns(folders: Sequence[str], common: bool = False) -> Compariso
 
 
 def _test_set(folder: str, results: Results) -> GroundTruth:
-    truth = read_test_set(results)
-    if truth is None or not any(m.result for m in results.members):
+    if not any(results.finished_by_variant.values()):
         raise UserError(f"{folder}: no member has finished; there is nothing to compare")
+    truth = read_test_set(results)
+    if truth is None:
+        raise UserError(
+            f"{folder} has no {results.folder.test_set.name}: imported models cannot be compared; if it was removed,"
+            " run the campaign's command again"
+        )
     return truth
 
 
@@ -180,11 +185,11 @@ def _errors(folder: str, results: Results, truth: GroundTruth, chosen: np.ndarra
             field = results.campaign.tasks[task].field
             at = _rows(truth, field, chosen)
             true = truth.targets[field][at]
+            if not np.isfinite(true).any():
+                continue
             total, errors = np.zeros_like(true), []
             for member in results.finished(variant.name):
                 predictions = results.predictions(member)
-                if predictions is None or not np.isfinite(true).any():
-                    continue
                 try:
                     values = predicted_of(predictions, task, truth.targets[field])[at]
                 except UserError as error:

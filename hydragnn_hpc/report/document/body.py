@@ -129,7 +129,7 @@ def _learned(content: Content) -> Iterator[TextTable]:
         notes.append("RMSE of the mean: of the ensemble's mean prediction.")
     if "no network" in optional:
         notes.append("No network: the better baseline (see Table 1); times better: of the mean, or of a member.")
-    yield TextTable("The best of each task", header, shown, (" ".join(notes),))
+    yield TextTable("The best variant of each task", header, shown, (" ".join(notes),))
 
 
 def _errors(content: Content) -> Iterator[TextTable]:

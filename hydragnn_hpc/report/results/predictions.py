@@ -150,14 +150,16 @@ def collect(snapshot: Snapshot, test_set: GroundTruth | None) -> CollectedPredic
     return collected
 
 
-def predicted_of(predictions: dict[str, np.ndarray], name: str, truth: np.ndarray) -> np.ndarray:
+def predicted_of(predictions: dict[str, np.ndarray] | None, name: str, truth: np.ndarray) -> np.ndarray:
     """Return a member's predictions of a task, or its noise, as float64, shaped as ``truth``.
 
     Raises
     ------
     UserError
-        If they are missing, of another shape, or no numbers where the truth is known.
+        If they are missing, of another shape, or not finite where the truth is known.
     """
+    if predictions is None:
+        raise UserError("predictions.npz is missing")
     array = predictions.get(name)
     if array is None:
         raise UserError(f"predictions.npz has no '{name}'")
@@ -174,10 +176,8 @@ def _add_member(
     test_set: GroundTruth,
     edges: dict[str, HistogramEdges],
 ) -> None:
-    predictions = snapshot.predictions(member)
-    if predictions is None:
-        raise UserError("predictions.npz is missing")
-    campaign, with_noise = snapshot.campaign, snapshot.campaign.with_noise(member.variant)
+    predictions, campaign = snapshot.predictions(member), snapshot.campaign
+    with_noise = campaign.with_noise(member.variant)
     usable = []
     # All tasks are checked before any is added: the ensembles of a variant have the same members.
     for task in (t for t in campaign.variant(member.variant).tasks if t in edges):
