@@ -106,17 +106,24 @@ def parse_length(text: str, what: str = "length") -> float:
     return value
 
 
-def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
+def find_neighbours(geometry: Geometry, cutoff: float, *, sharp: bool = True) -> Neighbours:
     """Find all pairs closer than ``cutoff`` (bohr).
 
     Under a periodic boundary every image is an edge of its own, including an atom's own images. The list is symmetric:
     for i -> j along v there is j -> i along exactly -v.
 
+    Parameters
+    ----------
+    geometry : Geometry
+    cutoff : float
+    sharp : bool
+        Refuse neighbours at the cutoff to within rounding; False where nothing depends on whether they are listed.
+
     Raises
     ------
     UserError
         If two atoms coincide, a periodic geometry's cell has no volume or is absurdly long, the list would be absurdly
-        large, or neighbours lie at the cutoff to within rounding.
+        large, or neighbours lie at the cutoff to within rounding (``sharp``).
     """
     with without_torch():
         from vesin import NeighborList
@@ -125,11 +132,9 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     check_cell(geometry)
     normals = _open_directions(geometry)
     pos = _without_gaps(geometry.pos, normals, cutoff)
-    box, turns = np.zeros((3, 3)), np.zeros((n, 3), np.int64)
-    if any(geometry.periodic):
-        box = _box(geometry, normals, pos, cutoff)
-        _check_edge_count(n, box, cutoff)
-        pos, turns = _inside(pos, box, geometry.periodic)
+    box = _box(geometry, normals, pos, cutoff)
+    _check_edge_count(n, box, cutoff)
+    pos, turns = _inside(pos, box, geometry.periodic)
     # One thread: most lists are short. The margin reveals what lies exactly at the cutoff.
     calculator = NeighborList(cutoff=cutoff + 2 * _MARGIN, full_list=True, n_threads=1)
     i, j, images = calculator.compute(pos, box, list(geometry.periodic), quantities="ijS")
@@ -141,7 +146,7 @@ def find_neighbours(geometry: Geometry, cutoff: float) -> Neighbours:
     shift = images[:, :1] * geometry.cell[0] + images[:, 1:2] * geometry.cell[1] + images[:, 2:] * geometry.cell[2]
     vectors = (geometry.pos[j] - geometry.pos[i]) + shift
     lengths = np.sqrt((vectors**2).sum(axis=1))
-    _check_lengths(i, j, lengths, cutoff)
+    _check_lengths(i, j, lengths, cutoff, sharp)
     inside = lengths < cutoff
     i, j, images, vectors = i[inside], j[inside], images[inside], vectors[inside]
     _check_symmetric(i, j, images)
@@ -202,7 +207,7 @@ def _without_gaps(pos: np.ndarray, normals: np.ndarray, cutoff: float) -> np.nda
 def _box(geometry: Geometry, normals: np.ndarray, pos: np.ndarray, cutoff: float) -> np.ndarray:
     """Return the cell with non-periodic vectors replaced by ones that reach beyond all atoms and the cutoff."""
     periodic = np.array(geometry.periodic)
-    longest = float(np.linalg.norm(geometry.cell[periodic], axis=1).max())
+    longest = float(np.linalg.norm(geometry.cell[periodic], axis=1).max(initial=0.0))
     if longest > _LONGEST_CELL * cutoff:
         raise UserError(
             f"a periodic cell of {longest:.6g} bohr is more than {_LONGEST_CELL:,} times the cutoff of {cutoff:g} bohr;"
@@ -229,8 +234,9 @@ def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:
     expected = n**2 * 4 / 3 * math.pi * cutoff**3 / volume
     if expected > _MOST_EDGES:
         raise UserError(
-            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges in a cell of {counted(n, 'atom')} and"
-            f" {volume:g} bohr³; check the units of the cutoff and the cell (--cutoff and --cell of data prepare)"
+            f"a cutoff of {cutoff:g} bohr gives about {expected:.1e} edges between {counted(n, 'atom')} in"
+            f" {volume:g} bohr³; check the units of the cutoff, the positions and the cell (--cutoff and --cell of data"
+            " prepare)"
         )
     # A cell's thickness along a vector is the inverse length of the reciprocal one.
     images = float(np.prod(2 * np.ceil(cutoff * np.linalg.norm(np.linalg.inv(box), axis=0)) + 1))
@@ -241,14 +247,14 @@ def _check_edge_count(n: int, box: np.ndarray, cutoff: float) -> None:
         )
 
 
-def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: float) -> None:
+def _check_lengths(i: np.ndarray, j: np.ndarray, lengths: np.ndarray, cutoff: float, sharp: bool) -> None:
     if len(lengths) and lengths.min() < _COINCIDE:
         k = int(np.argmin(lengths))
         raise UserError(
             f"sites {i[k]} and {j[k]} are {lengths[k]:.3g} bohr apart; correct the positions, or the cell of a periodic"
             " boundary (--cell, where the data hold none)"
         )
-    if (np.abs(lengths - cutoff) < _MARGIN).any():
+    if sharp and (np.abs(lengths - cutoff) < _MARGIN).any():
         raise UserError(
             f"neighbours lie at the cutoff of {cutoff} bohr to within rounding, which would decide which of them count;"
             f" prepare the data with another --cutoff, for example {cutoff + 0.01:.6g}bohr, or displace the atoms"

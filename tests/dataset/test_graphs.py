@@ -170,8 +170,16 @@ def test_what_cannot_be_listed_is_reported_in_one_line(pos, cell, cutoff: float,
 
 def test_a_shell_at_the_cutoff_is_reported_under_an_open_boundary_too() -> None:
     third = 1 / 3
+    pair = Geometry(np.array([[0.0, 0, 0], [3 * third + 3 * 0.1, 0, 0]]), NO_CELL, OPEN)
     with pytest.raises(UserError, match="rounding, which would decide"):
-        find_neighbours(Geometry(np.array([[0.0, 0, 0], [3 * third + 3 * 0.1, 0, 0]]), NO_CELL, OPEN), 1.3)
+        find_neighbours(pair, 1.3)
+    find_neighbours(pair, 1.3, sharp=False)
+
+
+def test_a_cutoff_far_beyond_a_large_cluster_is_refused() -> None:
+    pos = np.random.default_rng(0).uniform(0, 100, (7000, 3))
+    with pytest.raises(UserError, match=r"2\.5e\+07 edges between 7,000 atoms .*check the units"):
+        find_neighbours(Geometry(pos, NO_CELL, OPEN), 5000.0)
 
 
 def test_a_list_that_is_not_symmetric_is_not_accepted() -> None:

@@ -10,11 +10,12 @@ import pytest
 from synthetic import arrays as synthetic_arrays
 
 from hydragnn_hpc import compositions
+from hydragnn_hpc.dataset import graphs
 from hydragnn_hpc.dataset.features import elements, inputs, shells
 from hydragnn_hpc.dataset.features.ewald import potential_matrix
 from hydragnn_hpc.dataset.features.inputs import GeometryOperators
 from hydragnn_hpc.dataset.generate import surrogate
-from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.dataset.graphs import Geometry, Neighbours, find_neighbours
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import NumberRange
 from hydragnn_hpc.records.recipe import InputRecipe, RequiredInput
@@ -277,6 +278,37 @@ def test_geometries_without_common_shells_get_smooth_bins(tmp_path: Path, monkey
     monkeypatch.setattr(inputs, "BATCH", 7)
     inputs.write(data, plan, tmp_path / "y.npy")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), x, atol=1e-5)
+
+
+def chain() -> Geometry:
+    """A chain of atoms between which every distance from 3 bohr on occurs, around many atoms each."""
+    x = np.cumsum(np.random.default_rng(0).permutation(np.linspace(3, 7, 400)))
+    return Geometry(x[:, None] * [1.0, 0, 0], np.eye(3) * [x[-1], 0, 0], (True, False, False))
+
+
+def amorphous() -> Geometry:
+    """A large cell without order."""
+    pos = np.array(list(product(range(6), repeat=3))) * 5.0
+    return Geometry(pos + np.random.default_rng(0).normal(size=pos.shape) * 0.6, np.eye(3) * 30.0, ALWAYS)
+
+
+@pytest.mark.parametrize("geometry", [chain(), amorphous()], ids=["no gaps", "few gaps"])
+def test_geometries_without_shells_are_not_searched_far(geometry: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+    radii: list[float] = []
+
+    def listed(geometry: Geometry, cutoff: float, **options: bool) -> Neighbours:
+        radii.append(cutoff)
+        assert cutoff < 20.0
+        return find_neighbours(geometry, cutoff, **options)
+
+    monkeypatch.setattr(shells, "find_neighbours", listed)
+    assert shells.find([geometry], 13, 7.0, 3.0).kind == "radial" and radii
+
+
+def test_more_shells_than_can_be_listed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST_EDGES", 10_000)
+    with pytest.raises(UserError, match=r"inputs: 50 shells would reach beyond 21\.36 bohr, .*; set fewer shells"):
+        shells.find([lattice()], 50, 7.0, 5.0)
 
 
 def test_bins_do_not_jump_where_an_atom_crosses_the_range() -> None:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.graphs import Geometry, find_neighbours
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.recipe import Shells
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 _TOLERANCE = 0.02  # bohr; distances closer than this are one shell
-_GROWTH = 1.2501337  # of the search radius; not a round number, so that no lattice has exactly such a distance
+_WIDEST = 2.0  # bohr; distances that follow one another so closely over a wider range are no shell
+_GROWTH = 1.25  # of the search radius
 _RANGE = 2.0  # of radial bins, in cutoffs of the data set's neighbours
-_BEYOND = 1.0000137  # of that range, for the search: it ends at a round number, where a lattice may have a shell
 
 
 def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
@@ -36,7 +38,7 @@ def operator(shells: Shells, geometry: Geometry) -> csr_matrix:
 
     n, number = len(geometry.pos), len(shells.radii)
     # At the end of the bins' range weights are zero.
-    neighbours = find_neighbours(geometry, shells.bounds[-1] * (_BEYOND if shells.kind == "radial" else 1.0))
+    neighbours = find_neighbours(geometry, shells.bounds[-1], sharp=shells.kind == "shells")
     i = np.repeat(np.arange(n), np.diff(neighbours.offsets))
     j, r = neighbours.neighbours.astype(np.int64), np.linalg.norm(neighbours.vectors, axis=1)
     if shells.kind == "shells":
@@ -82,27 +84,36 @@ def _alike(a: Shells, b: Shells) -> bool:
 
 
 def _shells_of(geometry: Geometry, number: int, cutoff: float) -> Shells | None:
-    """Return the shells of one geometry; None if fewer than half of the sites have any one of them."""
-    if len(geometry.pos) == 1 and not any(geometry.periodic):
+    """Return the shells of one geometry; None if one of them is around fewer than half of the sites, or has no end."""
+    n, spread = len(geometry.pos), float(np.linalg.norm(np.ptp(geometry.pos, axis=0)))
+    if n == 1 and not any(geometry.periodic):
         return None
-    radius, spread = cutoff, float(np.linalg.norm(np.ptp(geometry.pos, axis=0)))
+    radius = cutoff
     while True:
-        neighbours = find_neighbours(geometry, radius)
+        try:
+            neighbours = find_neighbours(geometry, radius, sharp=False)
+        except UserError as error:  # not at the data set's own cutoff
+            raise UserError(
+                f"inputs: {counted(number, 'shell')} would reach beyond {radius:.4g} bohr, where neighbours are too"
+                " many to list; set fewer shells"
+            ) from error
         r = np.linalg.norm(neighbours.vectors, axis=1)
         order = np.argsort(r)
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(r[order]) > _TOLERANCE) + 1]) if len(r) else np.zeros(0)
-        # The last shell may extend beyond the radius.
-        if len(starts) > number or (not any(geometry.periodic) and radius > spread):
+        distances, site = r[order], np.repeat(np.arange(n), np.diff(neighbours.offsets))[order]
+        starts = np.flatnonzero(np.diff(distances, prepend=-np.inf) > _TOLERANCE)
+        ends = np.append(starts[1:], len(r))[: len(starts)]
+        is_all = not any(geometry.periodic) and radius > spread
+        # The last shell may extend beyond the radius, unless these are all distances.
+        complete = min(number, len(starts) if is_all else len(starts) - 1)
+        for start, end in zip(starts[:complete], ends[:complete], strict=True):
+            if 2 * len(np.unique(site[start:end])) < n:
+                return None
+        if is_all or complete == number:
             break
-        radius *= _GROWTH
-    starts = starts.astype(np.int64)
-    ends = np.append(starts[1:], len(r))[:number]
-    starts = starts[:number]
-    site = np.repeat(np.arange(len(geometry.pos)), np.diff(neighbours.offsets))[order]
-    distances = r[order]
-    for start, end in zip(starts, ends, strict=True):
-        if 2 * len(np.unique(site[start:end])) < len(geometry.pos):
+        if len(r) and distances[-1] - distances[starts[-1]] > _WIDEST:
             return None
+        radius *= _GROWTH
+    starts, ends = starts[:number], ends[:number]
     inner = (distances[ends[:-1] - 1] + distances[starts[1:]]) / 2
     beyond = distances[ends[-1]] if ends[-1] < len(r) else distances[-1] + 2 * _TOLERANCE
     last = (distances[ends[-1] - 1] + beyond) / 2
