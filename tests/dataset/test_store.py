@@ -20,7 +20,7 @@ from synthetic import arrays, facts, reseal
 
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.staged import copies
-from hydragnn_hpc.dataset.store import spool
+from hydragnn_hpc.dataset.store import bp5, spool
 from hydragnn_hpc.errors import UserError
 from tests.storage import damage, small_disk
 
@@ -301,6 +301,21 @@ def test_a_read_only_disk_is_reported(disk: Path, content) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(UserError, match="Read-only"):
         store.write(disk / "x.bp", content, facts(content))
+
+
+@pytest.mark.parametrize("n", [1, 1_000_000], ids=["less", "more"])  # than a pipe holds
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [("echo why >&2; exit 1", "ADIOS2 failed: why"), ("kill -SEGV $$", "ADIOS2 failed: killed by signal 11 .SIGSEGV.")],
+)
+def test_a_writing_process_that_dies_is_reported_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, ending: str, reason: str
+) -> None:
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{ending}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(OSError, match=reason):
+        bp5.write(tmp_path / "x", {"a": np.zeros(n)})
 
 
 WRITER = """

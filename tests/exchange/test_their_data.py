@@ -29,6 +29,7 @@ from hydragnn_hpc.errors import UserError
 from tests.campaigns import called, done
 from tests.exchange import data_files
 from tests.payload import Payload
+from tests.storage import small_disk
 
 PROCESSED = ("mixing_enthalpy=graph:output_0:Ry", "charge_transfer=node:output_1:e", "magnetic_moment=node:output_2:μB")
 RAW = ("mixing_enthalpy=graph:graph_0:Ry", "charge_transfer=node:node_1:e", "magnetic_moment=node:node_2:μB")
@@ -213,6 +214,11 @@ def test_damaged_and_other_folders_are_named(small_bp: Path, tmp_path: Path, mon
         error = only_error(bad)
         assert str(bad) in error and ("it is damaged" in error or "holds no samples" in error)
         monkeypatch.undo()
+    bad = Path(shutil.copytree(whole, tmp_path / "no-data.bp"))
+    (bad / "md.0").unlink()
+    error = only_error(bad)
+    assert "md.0" in error and error.endswith("; copy it again from its source, or prepare it again")
+    assert "x1b" not in error, "the colours of ADIOS2's output"
     assert "is a data set of this program already" in only_error(small_bp)
     assert "but holds no samples of HydraGNN" in only_error(
         data_files.write_bp(tmp_path / "empty.bp", {}, {"name": "x"})
@@ -233,6 +239,13 @@ def test_a_full_disk_is_not_blamed_on_a_folder(small_bp: Path, tmp_path: Path) -
     whole = data_files.whole_bp(tmp_path / "whole.bp", small_bp, "raw")
     with pytest.raises(StorageError, match=r"^cannot write .*missing: No such file or directory"):
         foreign.unpack(whole, tmp_path / "missing")
+
+
+def test_a_full_disk_ends_a_conversion_in_one_line(small_bp: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "200k") as disk:
+        failed = called(tmp_path, "data", "convert", str(small_bp), str(disk / "theirs.bp"), "--to", "hydragnn")
+        assert failed.returncode == 2 and "theirs.bp: No space left on device; free space" in failed.stderr
+        assert not list(disk.iterdir())
 
 
 def test_nothing_in_a_pickle_is_executed(small_bp: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hydragnn_hpc.atomic import new_folder, storage_errors, write_json
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.features.mapped import new_array
 from hydragnn_hpc.dataset.read.formats.hydragnn import LABELS
 from hydragnn_hpc.dataset.read.formats.hydragnn_features import (
     Configuration,
@@ -193,12 +194,11 @@ def _concatenate(path: Path, tensor: _Array, chosen: np.ndarray, counts: np.ndar
     shape = list(tensor.shape)
     shape[tensor.axis] = int(tensor.sizes[chosen[0]])  # the same in all samples unless it is ``axis``
     shape[axis] = int(counts.sum())
-    array = np.lib.format.open_memmap(path, "w+", tensor.dtype, tuple(shape))
+    array = new_array(path, tuple(shape), tensor.dtype)
     first = 0
     for k, count in zip(chosen.tolist(), counts.tolist(), strict=True):
         array[(slice(None),) * axis + (slice(first, first + count),)] = tensor.of(k)
         first += count
-    array.flush()
 
 
 def _range(target: Target) -> tuple[float, float]:

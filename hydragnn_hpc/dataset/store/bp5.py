@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store.spool import chunks
 from hydragnn_hpc.errors import UserError
@@ -36,18 +37,25 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """
     command = [sys.executable, "-m", "hydragnn_hpc.dataset.store.bp5_writer", str(folder)]
     with tempfile.TemporaryFile("w+b") as output:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as child:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+        with contextlib.suppress(BrokenPipeError), child:  # a child that has died has printed why
             assert child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # a child that has died has printed why
-                _send(child.stdin, {n: a for n, a in arrays.items() if a.size})  # ADIOS2 has no arrays of size zero
-                child.stdin.close()
+            _send(child.stdin, {n: a for n, a in arrays.items() if a.size})  # ADIOS2 has no arrays of size zero
         if child.returncode == 0:
             return
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     reason = re.search(r"errno = \d+: ([^\x1b\n]+)", text)
-    last = text.strip().splitlines()[-1] if text.strip() else f"exit code {child.returncode}"
-    raise OSError(0, reason[1] if reason else f"ADIOS2 failed: {last}")
+    raise OSError(
+        0, reason[1] if reason else f"ADIOS2 failed: {reason_in(text) or processes.outcome(child.returncode)}"
+    )
+
+
+def reason_in(text: str) -> str:
+    """Return why ADIOS2 failed, from what it reports: the first line of its last exception, or else the last line."""
+    _, exception, last = re.sub(r"\x1b\[[0-9;]*m", "", text).rpartition("[ADIOS2 EXCEPTION]")
+    lines = last.strip().splitlines() or [""]
+    return lines[0 if exception else -1].strip()
 
 
 def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
@@ -73,7 +81,8 @@ def opened(path: Path) -> Iterator[Any]:
             yield reader
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: ADIOS2 reports: {error}; copy it again from its source, or prepare it again"
+            f"cannot read {path}: ADIOS2 reports: {reason_in(str(error))}; copy it again from its source, or prepare it"
+            " again"
         ) from error
     finally:
         # Whatever its settings, ADIOS2 2.12's reader leaves a profile under this name when it closes.

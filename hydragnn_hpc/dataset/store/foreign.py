@@ -8,7 +8,6 @@ child is ``python -m hydragnn_hpc.dataset.store.foreign unpack|pack BP FOLDER``;
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hydragnn_hpc import processes
 from hydragnn_hpc.atomic import StorageError, storage_errors
 from hydragnn_hpc.dataset.imports import import_adios2
 from hydragnn_hpc.dataset.store import bp5
@@ -33,7 +33,7 @@ PATIENCE = 60.0
 """Seconds that ADIOS2 may take, beyond those for a folder's size."""
 _SLOWEST = 5e6  # bytes per second, slower than any disk in use
 _PLAN = "index.json"
-_STORAGE_FAILED = 3  # exit code of the child
+_REPORTED = {3: StorageError, 4: UserError}  # exit codes of a child whose last line is the error for the user
 
 
 @dataclass
@@ -80,15 +80,17 @@ def _run(action: str, bp: Path, folder: Path, *more: str) -> None:
     patience = PATIENCE + size / _SLOWEST
     try:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=patience)
-        text = done.stderr.split("[ADIOS2 EXCEPTION]")[-1].strip().splitlines()
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", text[-1])[:200] if text else f"ADIOS2 ended with code {done.returncode}"
-    except subprocess.TimeoutExpired:  # it waits for data that a damaged index promises
-        done, reason = None, f"ADIOS2 took more than {patience:.0f} s"
-    if done is not None and done.returncode == _STORAGE_FAILED:
-        raise StorageError(reason)
-    if done is None or done.returncode:
-        remedy = "it is damaged, or not an ADIOS2 folder" if action == "unpack" else "is the disk full?"
-        raise UserError(f"cannot {'read' if action == 'unpack' else 'write'} {bp}: {reason}; {remedy}")
+    except subprocess.TimeoutExpired as error:  # it waits for data that a damaged index promises
+        raise _failed(action, bp, f"ADIOS2 took more than {patience:.0f} s") from error
+    if done.returncode in _REPORTED:
+        raise _REPORTED[done.returncode](done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise _failed(action, bp, bp5.reason_in(done.stderr) or f"ADIOS2 ended: {processes.outcome(done.returncode)}")
+
+
+def _failed(action: str, bp: Path, reason: str) -> UserError:
+    remedy = "it is damaged, or not an ADIOS2 folder" if action == "unpack" else "is the disk full?"
+    return UserError(f"cannot {'read' if action == 'unpack' else 'write'} {bp}: {reason}; {remedy}")
 
 
 def _plain(value: Any) -> Any:
@@ -134,8 +136,6 @@ if __name__ == "__main__":
             _unpack(Path(_bp), Path(_folder), _without)
         else:
             _pack(Path(_bp), Path(_folder))
-    except StorageError as error:
-        sys.stderr.write(str(error))
-        sys.exit(_STORAGE_FAILED)
     except UserError as error:
-        sys.exit(str(error))
+        sys.stderr.write(f"{error}\n")
+        sys.exit(3 if isinstance(error, StorageError) else 4)
