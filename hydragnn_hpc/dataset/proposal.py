@@ -7,9 +7,9 @@ surroundings, residuals of a least-squares fit on them, and a cosine schedule.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,8 @@ def _tasks(data: DataFacts, vectors: bool = False) -> tuple[dict[str, dict[str, 
                 " cannot learn it."
             )
         else:
-            task = next(t for t in (_NAMES.get(name, name[0].upper()), name, f"{name}_2") if t not in tasks)
+            names = chain([_NAMES.get(name, name[0].upper()), name], (f"{name}_{k}" for k in count(2)))
+            task = next(t for t in names if t not in tasks)
             vector = {"vector": True} if name in data.rotating else {}
             tasks[task] = {"level": target.level, "field": name, **vector}
     if not tasks:
@@ -179,8 +180,9 @@ def _tasks(data: DataFacts, vectors: bool = False) -> tuple[dict[str, dict[str, 
     return tasks, left_out
 
 
-def _variant_name(tasks: list[str]) -> str:
-    return ("" if all(len(task) == 1 for task in tasks) else "+").join(tasks)
+def _separator(tasks: Iterable[str]) -> str:
+    """Return what separates tasks in the names of variants: nothing, if each task is a letter."""
+    return "" if all(len(task) == 1 for task in tasks) else "+"
 
 
 def _for_paper(proposal: Proposal, data: DataFacts) -> None:
@@ -188,7 +190,7 @@ def _for_paper(proposal: Proposal, data: DataFacts) -> None:
     tasks, left_out = _tasks(data)
     names = list(tasks)
     sizes = range(len(names), 0, -1) if len(names) <= 3 else (len(names), 1)
-    variants = [_variant_name(list(subset)) for size in sizes for subset in combinations(names, size)]
+    variants = [_separator(names).join(subset) for size in sizes for subset in combinations(names, size)]
     proposal.add("tasks", tasks, *left_out)
     proposal.add("variants", variants, "Tasks together and separately: does multi-task learning help?")
     proposal.add("replicas", 12)
@@ -246,11 +248,12 @@ def _add_variants(proposal: Proposal, scalar: list[str], vectors: list[str], poo
     """Add a variant for all tasks with the pooling of the first, and variants for other pooling and for vectors."""
     shared = next(iter(pooling.values()), None)
     apart = [task for task, own in pooling.items() if own != shared]
-    variants: list[Any] = [_variant_name([task for task in scalar if task not in apart])] if scalar else []
+    separator = _separator([*scalar, *vectors])
+    variants: list[Any] = [separator.join(task for task in scalar if task not in apart)] if scalar else []
     if apart:
-        variants.append({"name": _variant_name(apart), "tasks": apart, "model": {"pooling": pooling[apart[0]]}})
+        variants.append({"name": separator.join(apart), "tasks": apart, "model": {"pooling": pooling[apart[0]]}})
     if vectors:
-        variants.append({"name": _variant_name(vectors), "tasks": vectors, "model": _EQUIVARIANT})
+        variants.append({"name": separator.join(vectors), "tasks": vectors, "model": _EQUIVARIANT})
     why_apart = "Tasks are learned together if they need the same pooling." if apart else ""
     proposal.add("variants", variants, why_apart, _WHY_EQUIVARIANT if vectors else "")
 

@@ -123,9 +123,21 @@ def test_a_campaign_fits_its_data(name: str, proposed: Callable[[str], Path]) ->
     assert ("Vectors rotate with the structure" in text) == (name == "forces") and "Left out" not in text
 
 
-def test_targets_of_one_letter_are_all_tasks(tmp_path: Path) -> None:
-    campaign = written(tmp_path, made(tmp_path, crystals(60), ["energy=graph:e:eV", "E=graph:e:eV"]))
-    assert {name: task.field for name, task in campaign.tasks.items()} == {"E": "energy", "E_2": "E"}
+@pytest.mark.parametrize(
+    ("targets", "tasks"),
+    [
+        (["energy", "E"], ["E", "E_2"]),
+        (["energy", "E_2", "E"], ["E", "E_2", "E_3"]),
+        (["hardness", "coercivity", "HC"], ["H", "C", "HC"]),
+    ],
+)
+def test_every_target_is_a_task_and_every_variant_has_its_own_name(
+    targets: list[str], tasks: list[str], tmp_path: Path
+) -> None:
+    data = proposal.read(made(tmp_path, crystals(60), [f"{name}=graph:e:eV" for name in targets]))
+    content = proposal.propose(data, "x", "x.bp", "paper").content
+    assert [(name, task["field"]) for name, task in content["tasks"].items()] == list(zip(tasks, targets, strict=True))
+    assert len(set(content["variants"])) == 2 ** len(targets) - 1
 
 
 def test_vectors_have_a_variant_whose_values_rotate(proposed: Callable[[str], Path], tmp_path: Path) -> None:
