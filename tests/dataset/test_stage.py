@@ -227,6 +227,11 @@ def test_storage_without_space_is_reported(small_bp: Path, tmp_path: Path, monke
         command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(small_bp), str(child)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and "no space left" in done.stderr.lower() and "Traceback" not in done.stderr
+        shutil.rmtree(child)
+        (disk / "filler").write_bytes(bytes(disk.stat().st_blksize * 31))
+        with pytest.raises(OSError, match="No space left"):
+            staging._own_folder(disk, "hydragnn-hpc-x-")
+        assert [p.name for p in disk.iterdir()] == ["filler"]
 
 
 def test_copies_go_to_the_first_folder_that_can_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +247,9 @@ def test_copies_go_to_the_first_folder_that_can_hold_them(tmp_path: Path, monkey
         with pytest.raises(UserError, match=f"{name} is not a folder"):
             node_local_parent(tmp_path / name)
     with pytest.raises(UserError, match=r"/dev/shm has .* MB free of .*; /tmp has .*--stage-dir"):
+        node_local_parent(None, 10**18)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    with pytest.raises(UserError, match=r"data set: /tmp has [^/]*; /dev/shm has [^/]*$"):
         node_local_parent(None, 10**18)
 
 

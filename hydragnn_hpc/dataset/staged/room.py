@@ -33,8 +33,10 @@ class _Mount:
 
 def candidates(given: Path | None) -> list[Path]:
     """Return the folders in which a copy may be made, in order of preference."""
+    if given is not None:
+        return [given]
     # Schedulers set TMPDIR to a job's node-local storage.
-    return [given] if given is not None else [Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p]
+    return list(dict.fromkeys(Path(p) for p in (os.environ.get("TMPDIR"), "/dev/shm", "/tmp") if p))
 
 
 def node_local_parent(given: Path | None, needed: int = 0) -> Path:

@@ -149,17 +149,18 @@ def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        try:
-            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        except FileNotFoundError:
-            continue  # another run took it for abandoned and removed it before it was locked
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        os.write(lock, json.dumps(processes.identity().model_dump(exclude_none=True)).encode())
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
-                return folder, lock
-        os.close(lock)
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            # Another run may take it for abandoned, and remove it before it is locked.
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+                undo.callback(os.close, lock)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                os.write(lock, json.dumps(processes.identity().model_dump(exclude_none=True)).encode())
+                if os.path.samestat(os.fstat(lock), (folder / _LOCK).stat()):
+                    undo.pop_all()
+                    return folder, lock
 
 
 def remove_abandoned(parent: Path) -> int:
