@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -170,8 +171,8 @@ class Controller:
     def _finished(self, worker: WorkerId, event: Finished) -> None:
         name = (event.variant, event.replica)
         running = self._queue.running().get(worker)
-        if running is None or running.variant != name[0]:
-            return  # its members have been assigned to another worker in the meantime
+        if running is None or running.variant != name[0] or event.replica not in running.replicas:
+            return  # not a member that this worker trains
         self._queue.member_done(worker, event.replica)
         summary, seconds = self._files.result_line(name)
         self._progress.member_finished(worker, seconds)
@@ -302,7 +303,7 @@ class Controller:
 
     def commands(self) -> list[tuple[WorkerId, Command]]:
         """Return the commands to send to workers now."""
-        if self._stop is None and self._progress.time_is_up:
+        if self._stop is None and not self._queue.over and self._progress.time_is_up:
             self._out_of_time = True
             self.stop(ExitCode.AGAIN, "the time limit is near")
         if self._stop is not None:
@@ -379,8 +380,8 @@ class Controller:
                 "the time limit was too short: it expired before any member had finished an epoch; allow more time",
                 ExitCode.MEMBERS_FAILED,
             )
-        if self._queue.waiting:
-            return self._stop or ExitCode.AGAIN
+        if self._stop is not None and self._queue.waiting:
+            return self._stop
         return ExitCode.MEMBERS_FAILED if self._queue.given_up or self._diverged else ExitCode.DONE
 
     # Files
@@ -388,7 +389,7 @@ class Controller:
     def tick(self) -> None:
         """Bring ``progress.json`` and the tables up to date, every few seconds."""
         if self._files.progress_is_due():
-            if not self._folder.campaign.exists():
+            if self._is_removed:
                 self.fatal = UserError(
                     f"{self._folder.root} was removed during the run; nothing more can be saved there"
                 )
@@ -400,10 +401,10 @@ class Controller:
         if self._files.tables_are_due():
             self._files.write_tables()
 
-    def close(self) -> None:
-        """Write the final tables and the last event, and remove ``progress.json``."""
+    def close(self, owned: bool = True) -> None:
+        """Write the final tables and the last event, and remove ``progress.json``, if the folder is still ``owned``."""
         self._display.close()
-        if self._folder.campaign.exists():
+        if owned and not self._is_removed:
             self._files.write_tables()
             self._files.log(RunEnded, finished=len(self._queue.finished), given_up=len(self._queue.given_up))
             self._files.remove_progress()
@@ -416,10 +417,18 @@ class Controller:
         if self._diverged:
             parts.append(f"{self._diverged} diverged")
         if left:
-            parts.append(f"{left} left" + ("" if self._too_short else ": run the same command again"))
+            helps = self._stop is not None and self.fatal is None and not self._too_short
+            parts.append(f"{left} left" + (": run the same command again" if helps else ""))
         self._display.line("; ".join(parts))
         if line := self._files.closing_line():
             self._display.line(line)
+
+    @property
+    def _is_removed(self) -> bool:
+        """Whether the campaign has been removed from its folder."""
+        with contextlib.suppress(OSError):  # a file system that does not answer shows nothing
+            return not self._folder.campaign.exists()
+        return False
 
     @property
     def _too_short(self) -> bool:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
+from hydragnn_hpc.errors import spelt_out
 from hydragnn_hpc.logs import log
 from hydragnn_hpc.streams import optional
 
@@ -46,7 +47,7 @@ class Display:
         if self._bars is None:
             log(text)
         else:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(spelt_out(text), markup=False, highlight=False, emoji=False)
 
     def update(self, done: int, note: str) -> None:
         """Show how many members have a result, and a note."""

@@ -160,11 +160,14 @@ def _grown(new: Frozen, old: Frozen, folder: CampaignFolder) -> tuple[Frozen, li
         )
     if new.hash == old.hash:
         return replace(new, since=old.since, earlier=old.earlier), []
-    changes = growth.changes(old.campaign, new.campaign)
-    refused = ", ".join(changes.refused)
     if config_hash(old.campaign, old.dataset_sha256) != old.hash:
-        refused = "written by another version of this program"
-    if refused:
+        raise UserError(
+            f"{folder.campaign} does not have the hash that it states: it was edited, or another version of this"
+            " program wrote it; restore the file, use that version, or give another folder"
+        )
+    changes = growth.changes(old.campaign, new.campaign)
+    if changes.refused:
+        refused = ", ".join(changes.refused)
         raise UserError(f"{folder.root} holds another campaign: {refused}; undo the change, or give another folder")
     _refuse_growing_sources(new, folder)
     before = EarlierCampaign(since=old.since, hash=old.hash, campaign=old.campaign.model_dump(mode="json"))

@@ -65,7 +65,7 @@ class RunProgress:
     def epoch(self, worker: WorkerId, members: tuple[MemberEpoch, ...]) -> None:
         """Record the latest epoch of a worker's stack; that of a worker that trains nothing is ignored."""
         busy = self._busy.get(worker)
-        if busy is None:
+        if busy is None or not members:
             return
         busy.epoch = max(m.epoch for m in members)
         busy.epoch_seconds = max(m.seconds for m in members)

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from hydragnn_hpc import commands
 from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, detect, worker_environment
 from hydragnn_hpc.ensemble.messenger import Messenger, placements
-from hydragnn_hpc.ensemble.startup import end_without_launcher
+from hydragnn_hpc.ensemble.startup import end_without_launcher, mapped_files
 from hydragnn_hpc.processes import outcome
 from hydragnn_hpc.records.base import FileRecord
 from hydragnn_hpc.records.doctor import MpiAnswer, RankResources, TorchAnswer
@@ -113,9 +112,7 @@ def ranges(numbers: list[int]) -> str:
 
 def library_path() -> str:
     """Return the file of the MPI library that this process has loaded; empty if the system does not show it."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    files = {line.split()[-1] for line in lines if "/libmpi" in line and ".so" in line}
+    files = [str(path) for path in mapped_files() if path.name.startswith("libmpi") and ".so" in path.name]
     return min(files, key=len, default="")
 
 

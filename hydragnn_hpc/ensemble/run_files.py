@@ -9,6 +9,7 @@ from typing import Any
 
 from hydragnn_hpc import learned, ledger
 from hydragnn_hpc.atomic import storage_errors
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import in_words
 from hydragnn_hpc.ensemble.stack_queue import MemberName, WorkerId
 from hydragnn_hpc.errors import UserError
@@ -108,14 +109,17 @@ class RunFiles:
         errors = " ".join(f"{task} {e.rmse:.3g}" for task, e in result.tasks.items() if e.rmse is not None)
         poor = ", ".join(learned.not_learned(result, self._frozen.campaign, self._summary))
         remark = f"; no better than the baselines: {poor}" if poor else ""
-        epochs = f"{result.epochs} epoch{'s' * (result.epochs != 1)}"
+        epochs = counted(result.epochs, "epoch")
         return f"test RMSE {errors or 'none'}, {epochs}, {in_words(result.seconds)}{remark}", result.seconds
 
     def closing_line(self) -> str:
         """Return what was not learned, and likely remedies; empty if all was learned (`learned.closing_line`)."""
         if self._summary is None:
             return ""
-        members = ledger.read_members(self._folder, self._frozen.campaign)
+        try:
+            members = ledger.read_members(self._folder, self._frozen.campaign)
+        except UserError:  # the decisions of a sweep's halving; what needs them has failed with this error
+            return ""
         return learned.closing_line(members, self._frozen.campaign, self._summary)
 
     @property

@@ -85,11 +85,19 @@ def end_without_launcher() -> None:
     """
     from mpi4py import MPI
 
-    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/sm_segment." in line}
+    segments = [path for path in mapped_files() if path.name.startswith("sm_segment.")]
     MPI.Finalize()
-    for path in mapped:
+    for path in segments:
         with contextlib.suppress(OSError):
-            Path(path).unlink()
+            path.unlink()
+
+
+def mapped_files() -> set[Path]:
+    """Return the files that this process maps; none where the system does not show them."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    return {Path(line[line.index("/") :]) for line in lines if "/" in line}
 
 
 def remove_abandoned(folder: Path = Path("/dev/shm")) -> int:

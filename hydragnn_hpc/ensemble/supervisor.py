@@ -254,7 +254,7 @@ class Rank:
 
     def _beat(self) -> None:
         if self.lock is not None and not self.lock.beat():
-            message = "this run stalled for too long, and another has taken over the folder; end one of the two"
+            message = "this run stalled for too long, and another run has taken the folder; leave it to that run"
             raise UserError(f"{self._folder.root}: {message}", ExitCode.AGAIN)
         if time.monotonic() - self._beat_at < self._beat_seconds:
             return
@@ -324,7 +324,7 @@ class Rank:
             if rank not in self._dismissed | self._messenger.unreachable:
                 self._messenger.send(rank, End(code=self._end))
         self._workers.end()
-        self.controller.close()
+        self.controller.close(owned=self.lock.beat(force=True))
         self._await_farewells(self.lock)
         self.lock.release()
         return failure

@@ -108,19 +108,24 @@ class WorkerProcess:
             "--rank", str(options.rank), "--local-rank", str(options.local_rank), "--slot", str(slot),
             "--in", str(incoming), "--out", str(outgoing), *["--require-gpu"] * options.require_gpu,
         ]  # fmt: skip
-        with stream:
-            # In its own session, so that signals to the launcher's process group do not reach it.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env=dict(options.environment),
-                pass_fds=(incoming, outgoing),
-                start_new_session=True,
-            )
-        os.close(incoming)
-        os.close(outgoing)
+        try:
+            with stream:
+                # In its own session, so that signals to the launcher's process group do not reach it.
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    env=dict(options.environment),
+                    pass_fds=(incoming, outgoing),
+                    start_new_session=True,
+                )
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(incoming)
+            os.close(outgoing)
 
     @property
     def pipe(self) -> int | None:
@@ -188,14 +193,16 @@ class WorkerProcess:
             return ()
 
     def end(self, patience: float = 0.0) -> None:
-        """End the worker: ask it to, wait ``patience`` seconds, then kill its process group."""
-        if patience and self._process.poll() is None:
-            self.send(Quit())
+        """End the worker: wait ``patience`` seconds for its own end, then kill its process group."""
+        if patience:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
         self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver hangs: the process ends once it returns
             self._process.wait(_KILLED_SECONDS)
+        self._close()
+
+    def _close(self) -> None:
         for handle in (self._to, self._from):
             with contextlib.suppress(OSError):
                 os.close(handle)
@@ -218,6 +225,7 @@ class Workers:
     def __init__(self, make: Callable[[int], WorkerProcess]) -> None:
         self._make = make
         self._workers: dict[int, WorkerProcess] = {}
+        self._broken: list[tuple[int, Broken]] = []  # slots whose worker cannot be started; `poll` reports them
         self._starts: Counter[int] = Counter()  # by slot, since a worker was last ready
 
     @property
@@ -225,11 +233,19 @@ class Workers:
         """Descriptors that become readable when a worker sends something."""
         return [worker.pipe for worker in self._workers.values() if worker.pipe is not None]
 
-    def start(self, slot: int) -> None:
-        """Start the worker of ``slot``, unless it has died too often before it was ready."""
-        if self._starts[slot] < _MOST_STARTS:
-            self._starts[slot] += 1
+    def start(self, slot: int, cause: str = "") -> None:
+        """Start the worker of ``slot``, unless it has ended too often before it was ready.
+
+        ``cause`` is why it has ended most recently.
+        """
+        if self._starts[slot] == _MOST_STARTS:
+            self._broken.append((slot, Broken(cause=cause)))
+            return
+        self._starts[slot] += 1
+        try:
             self._workers[slot] = self._make(slot)
+        except OSError as error:  # too little memory, or too many processes
+            self._broken.append((slot, Broken(cause=error.strerror or str(error))))
 
     def send(self, slot: int, command: Command) -> None:
         """Send a command; a stack for a worker that has been replaced meanwhile is dropped."""
@@ -248,9 +264,9 @@ class Workers:
                     self._starts[slot] = 0
                 elif isinstance(event, Died | Returned):
                     del self._workers[slot]
-                    self.start(slot)
-                    if slot not in self._workers:
-                        reports.append((slot, Broken(cause=_cause_of_end(event))))
+                    self.start(slot, _cause_of_end(event))
+        reports += self._broken
+        self._broken.clear()
         return reports
 
     def kill(self) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hydragnn_hpc.records.base import Message, Text
+from hydragnn_hpc.records.base import Count, Message, NonNegative, Text
 from hydragnn_hpc.records.claim import Claim
 from hydragnn_hpc.records.device import Device
 
@@ -41,11 +41,11 @@ class MemberEpoch(Message):
         Training and validation of the epoch.
     """
 
-    replica: int
-    epoch: int
+    replica: Count
+    epoch: Count
     validation_loss: float
     learning_rate: float
-    seconds: float
+    seconds: NonNegative
 
 
 class Epoch(Message):

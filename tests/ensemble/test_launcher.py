@@ -14,7 +14,7 @@ import pytest
 
 from hydragnn_hpc.ensemble.launcher import LaunchEnvironment, check_size, detect, worker_environment
 from hydragnn_hpc.ensemble.messenger import placements
-from hydragnn_hpc.ensemble.startup import remove_abandoned
+from hydragnn_hpc.ensemble.startup import mapped_files, remove_abandoned
 from hydragnn_hpc.errors import UserError
 
 SLURM_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -142,12 +142,13 @@ def test_variables_that_another_rank_left_are_no_launcher() -> None:
 def test_abandoned_memory_of_every_mpi_is_removed(tmp_path: Path) -> None:
     """What a process maps, what was made a moment ago and what is not MPI's stays."""
     left = [tmp_path / name for name in ("mpich_shm_dac1c558_0", "sm_segment.vm.0.63c50001.1", "Intel_MPI_kR73A2")]
-    new, mapped, other = (tmp_path / name for name in ("Intel_MPI_new123", "sm_segment.vm.0.used", "Intel_other"))
+    new, mapped, other = (tmp_path / name for name in ("Intel_MPI_new123", "sm_segment.a host.0.used", "Intel_other"))
     for path in (*left, new, mapped, other):
         path.write_bytes(bytes(4096))
         if path != new:
             os.utime(path, (0, 0))
     with mapped.open("r+b") as stream, mmap.mmap(stream.fileno(), 0):
+        assert mapped in mapped_files()
         assert remove_abandoned(tmp_path) == 3
     assert set(tmp_path.iterdir()) == {new, mapped, other}
 
