@@ -335,7 +335,7 @@ def _kinds(hosts: Iterable[_Host]) -> tuple[Nodes, ...]:
 
 def megabytes(text: str, unit: str) -> int | None:
     """Read an amount of memory such as 30.7G, 527831088kb or, in ``unit``, 4096; None if it is not one."""
-    match = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d+\.?\d*)([KMGT]?)B?", text, re.IGNORECASE)
     if match is None:
         return None
     return int(float(match[1]) * {"B": 2**-20, "K": 2**-10, "M": 1, "G": 2**10, "T": 2**20}[(match[2] or unit).upper()])

@@ -10,6 +10,7 @@ from statistics import median
 
 from hydragnn_hpc import halving
 from hydragnn_hpc.config import Campaign
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.ledger import Member
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.rungs import Rungs
@@ -55,7 +56,7 @@ def costs(
     basis = "from the speed of one core of the benchmarks' processor, within a factor of about two"
     if measured:
         factor = median(measured[name] / estimated[name] for name in measured)
-        basis = f"from the finished members of {len(measured)} variant{'s' * (len(measured) > 1)}"
+        basis = f"from the finished members of {counted(len(measured), 'variant')}"
     elif campaign.launch.device not in ("auto", "cpu"):
         factor, basis = None, "until a member has finished: no speed of such a device is known"
     elif campaign.launch.device == "auto":

@@ -219,7 +219,8 @@ def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue
     where = f"queue '{queue.name}'" if queue.name else f"the queue of {site.name}"
     if queue.closed:
         others = ", ".join(other.name for other in queues if not other.closed)
-        raise UserError(f"{where} starts no jobs ({queue.closed}); wait, or choose another with --queue: {others}")
+        choice = f", or choose another with --queue: {others}" if others else ""
+        raise UserError(f"{where} starts no jobs ({queue.closed}); wait{choice}")
     allowed, given = {a.lower() for a in queue.accounts}, account.lower()
     if given and (given in (a.lower() for a in queue.barred) or (allowed and given not in allowed)):
         reason = f"which takes {', '.join(queue.accounts)}" if allowed else "from which it is barred"

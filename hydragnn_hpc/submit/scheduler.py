@@ -33,6 +33,11 @@ def _compile(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"not a regular expression: {error}") from error
 
 
+def _is_pattern(pattern: str) -> str:
+    _compile(pattern)
+    return pattern
+
+
 def _has_group(pattern: str) -> str:
     if not _compile(pattern).groups:
         raise ValueError("put the part that is the job's identifier into parentheses")
@@ -83,7 +88,7 @@ class StatusQuery(Section):
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     answer: Annotated[str, AfterValidator(_has_state)]
-    gone: str
+    gone: Annotated[str, Field(min_length=1), AfterValidator(_is_pattern)]
     pending: tuple[str, ...]
     running: tuple[str, ...]
     ended: tuple[str, ...]
@@ -161,7 +166,7 @@ def fill(text: str, values: Mapping[str, str | int], where: str) -> str:
     except KeyError as error:
         name = str(error.args[0])
         raise UserError(f"{where}: '{text}' names {{{name}}}, which is unknown{nearest(name, values)}") from error
-    except (ValueError, IndexError, AttributeError) as error:
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
         raise UserError(f"{where}: '{text}': {error}") from error
 
 

@@ -229,7 +229,7 @@ def test_a_machine_whose_gpus_are_not_counted_keeps_its_profile() -> None:
     [
         ("slurm", "--mem={}", ("2G", "2000", "1000000K"), 2000),
         ("pbs", "-l select={{nodes}}:ncpus=8:mem={}:ngpus=1", ("600gb", "515460mb", "536870912"), 515_460),
-        ("lsf", '-R "span[ptile=4] rusage[ngpus=1,mem={}]"', ("31GB", "30.5G", "32000000KB"), 31_436),
+        ("lsf", '-R "span[ptile=4] rusage[ngpus=1,mem={}]"', ("31GB", "30.5G", "32000000KB", "1.2.3GB"), 31_436),
     ],
 )
 def test_more_memory_than_nodes_have_is_refused(scheduler: str, line: str, asked: tuple[str, ...], most: int) -> None:

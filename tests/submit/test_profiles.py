@@ -55,7 +55,7 @@ def test_profiles_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         load_site(str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("word", ["--nodes={node}", "--x={", "--x={nodes.x}", "{0}"])
+@pytest.mark.parametrize("word", ["--nodes={node}", "--x={", "--x={nodes.x}", "--x={nodes[0]}", "{0}"])
 def test_a_profile_with_an_invalid_placeholder_is_refused(tmp_path: Path, word: str) -> None:
     site = load_site(site_file(tmp_path, launch=["srun", word]))
     job = render.Job(PAPER, CampaignFolder(tmp_path), "x", ROOT, tmp_path)
@@ -125,6 +125,11 @@ def test_a_scheduler_is_two_files(here: Path) -> None:
             "htcondor.yaml",
             "about: x\nqueries: {form: slrum, queues: [a], nodes: [b]}",
             "queries.form: no form 'slrum'; did you mean 'slurm'?",
+        ),
+        (
+            "htcondor.yaml",
+            "about: x\nstatus: {command: [q], answer: '(?P<state>.)', gone: '(', pending: [], running: [], ended: []}",
+            "status.gone: not a regular expression",
         ),
         ("htcondor.yaml", "about: [", "cannot read"),
         ("htcondor.yaml", "", "holds no settings"),
