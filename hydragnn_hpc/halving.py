@@ -49,6 +49,14 @@ def contenders(campaign: Campaign, rungs: Rungs, of: str) -> tuple[str, ...]:
     return decided[-1] if decided else every
 
 
+def undecided(campaign: Campaign, rungs: Rungs) -> bool:
+    """Whether a rung is left to decide: members may then go on, even if all have a result."""
+    if campaign.sweep is None or campaign.sweep.halving is None:
+        return False
+    decided = {of: len(rungs.survivors.get(of, ())) for of in campaign.sweep.of}
+    return any(n < len(campaign.sweep.halving.at) and contenders(campaign, rungs, of) for of, n in decided.items())
+
+
 def best(scores: Mapping[str, Sequence[float]], share: Fraction) -> tuple[str, ...]:
     """Return the share of points with the lowest mean score, rounded up; the first of a tie.
 

@@ -34,8 +34,8 @@ def console(**options: Any) -> Console:
     """Return the console for tables: the terminal, or one of `PLAIN_WIDTH` columns for a batch log or a pipe."""
     from rich.console import Console
 
-    default = Console(**options)
-    return default if default.is_terminal else Console(width=PLAIN_WIDTH, no_color=True, **options)
+    default = Console(emoji=False, **options)  # a path may contain :x:
+    return default if default.is_terminal else Console(width=PLAIN_WIDTH, no_color=True, emoji=False, **options)
 
 
 @contextmanager

@@ -68,8 +68,6 @@ def submit(
     folder = CampaignFolder(out.absolute())
     manifest = to_freeze(settings, folder)[0] if Path(settings.dataset).exists() else None
     work = plan.work_left(settings, folder.root, seconds)
-    if not work.members:
-        raise UserError(f"{out}: all members are finished; nothing to submit")
     limit = math.ceil(seconds_of(walltime, "--walltime")) if walltime is not None else None
     machine, queues, unchecked = limits.apply(machine, site == machine.scheduler.name, queue, limit)
     if work.stack_seconds is None and manifest is not None:

@@ -13,10 +13,11 @@ import hashlib
 import sys
 from pathlib import Path
 
+from hydragnn_hpc import halving
 from hydragnn_hpc.atomic import storage_errors
 from hydragnn_hpc.counts import counted
 from hydragnn_hpc.errors import ExitCode, UserError
-from hydragnn_hpc.ledger import State, now, read_frozen, read_members
+from hydragnn_hpc.ledger import State, now, read_frozen, read_members, read_rungs
 from hydragnn_hpc.logs import print_line
 from hydragnn_hpc.paths import CampaignFolder, append_record, read_record, write_record
 from hydragnn_hpc.records.jobs import MOST_RUNS, Chain
@@ -105,9 +106,10 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
                 f"stopped: the campaign did not start in {counted(runs, 'run')} in a row; see the output above",
             )
         return code or STOPPED, "the campaign did not start; see the output above"
-    members = read_members(folder, read_frozen(folder).campaign)
+    campaign = read_frozen(folder).campaign
+    members = read_members(folder, campaign)
     left = sum(m.state in UNFINISHED for m in members)
-    if not left:
+    if not left and not halving.undecided(campaign, read_rungs(folder)):
         failed = sum(m.state is not State.FINISHED for m in members)
         return (
             (ExitCode.MEMBERS_FAILED, f"done; {counted(failed, 'member')} failed")

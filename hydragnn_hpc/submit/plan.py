@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydragnn_hpc import halving
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.counts import counted
 from hydragnn_hpc.durations import SAVE_SECONDS, clock
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.ledger import read_members
+from hydragnn_hpc.ledger import read_members, read_rungs
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit.estimate import Estimate
 from hydragnn_hpc.submit.site import Site
@@ -79,12 +80,15 @@ def work_left(campaign: Campaign, out: Path, seconds: float | None) -> Work:
     Raises
     ------
     UserError
-        If ``seconds`` is not positive and finite.
+        If nothing is left to train, or ``seconds`` is not positive and finite.
     """
     if seconds is not None and not 0 < seconds < math.inf:
         raise UserError(f"--seconds {seconds}: expected the measured seconds of a member, a number above 0")
-    members = read_members(CampaignFolder(out), campaign)
+    folder = CampaignFolder(out)
+    members = read_members(folder, campaign)
     unfinished = {(m.variant, m.replica) for m in members if m.result is None}
+    if not unfinished and not halving.undecided(campaign, read_rungs(folder)):
+        raise UserError(f"{out}: all members have results; nothing to submit")
     stacks = sum(any((variant, r) in unfinished for r in replicas) for variant, replicas in campaign.stacks())
     # An 'auto' stack counts here as so many stacks of one member, each with its share of the time.
     joined = campaign.launch.stack == "auto"

@@ -16,10 +16,12 @@ from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.errors import ExitCode
 from hydragnn_hpc.ledger import Frozen
-from hydragnn_hpc.paths import CampaignFolder, append_record
+from hydragnn_hpc.paths import CampaignFolder, append_record, write_record
 from hydragnn_hpc.records.jobs import SubmittedJob
+from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.submit import chain, render
 from hydragnn_hpc.submit.site import load_site
+from tests.member_records import a_result
 from tests.submit.paper import PAPER, ROOT, a_job, finish, plan_of
 from tests.submit.programs import stand_in
 
@@ -54,6 +56,21 @@ def test_a_chain_reports_failed_members(folder: CampaignFolder) -> None:
     finish(folder, 0)
     finish(folder, 1, "diverged")
     assert chain.end(folder, 0, 50) == (ExitCode.MEMBERS_FAILED, "done; 1 member failed")
+
+
+def test_a_rung_that_is_not_decided_yet_keeps_a_chain(tmp_path: Path) -> None:
+    """The job was killed between the last result of a rung and its decision."""
+    sweep = "sweep={of: H, over: {model.channels: [4, 8]}, halving: {keep: 1/2, at: [10]}}"
+    campaign, folder = load_campaign(PAPER, ["variants=[]", "replicas=1", sweep]), CampaignFolder(tmp_path)
+    ledger.freeze(folder, Frozen(campaign, config_hash(campaign, "d"), "d"))
+    chain.begin(folder)
+    for variant in campaign.variants:
+        files = folder.member(variant.name, 0)
+        files.make()
+        write_record(files.result, a_result(variant=variant.name, epochs=10, stopped_by="epochs"))
+    assert chain.end(folder, 137, 50)[0] == ExitCode.AGAIN
+    write_record(folder.rungs, Rungs(survivors={"H": ((),)}))
+    assert chain.end(folder, 137, 50) == (ExitCode.DONE, "done")
 
 
 def test_a_usage_error_ends_a_chain(folder: CampaignFolder, tmp_path: Path) -> None:

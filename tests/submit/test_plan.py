@@ -79,3 +79,7 @@ def test_work_left_counts_the_stacks_of_unfinished_members(tmp_path: Path) -> No
     left = plan.work_left(campaign, folder.root, None)
     assert (left.members, left.stacks, left.stack_seconds) == (2, 2, 5.0)
     assert plan.work_left(campaign, folder.root, 7.0).stack_seconds == 7.0
+    finish(folder, 1)
+    finish(folder, 4, "diverged")
+    with pytest.raises(UserError, match="all members have results; nothing to submit"):
+        plan.work_left(campaign, folder.root, None)
