@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -69,12 +70,14 @@ def command(folder: Path, *arguments: str, umask: int = -1) -> subprocess.Comple
 
 
 def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which has loaded torch, where the process itself is not tested; not ``run``.
+    """Run a command in this process, which has loaded torch, where the process itself is not tested.
 
     A warning, which a user would see on standard error, is an exception here.
     """
     streams = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # ``run`` replaces their handlers
+            stack.callback(signal.signal, number, signal.getsignal(number))
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(contextlib.redirect_stdout(streams[0]))
         stack.enter_context(contextlib.redirect_stderr(streams[1]))

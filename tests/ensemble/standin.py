@@ -6,13 +6,11 @@ WHAT says what is out of the ordinary. Once the variant VICTIM is to be trained:
 - ``crash``: it is killed by a signal, ``silent``: it sends nothing more
 - ``speechless``: it dies after writing its results, before it reports them; ``returns``: it reports a lack of memory
 - ``forgets``: it reports the end of training, but writes no result
-- ``engine``: it reports that another engine continues
 
 Whatever VICTIM is:
 
 - ``bad``: it sends what BAD has for a variant of that name
 - ``hopeless``: it dies before it is ready
-- ``double``: it reports the same device on every rank, ``without-mps``: it reports that MPS does not run
 - ``good``: nothing
 """
 
@@ -28,7 +26,6 @@ from hydragnn_hpc.paths import MemberFolder, write_record
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.events import (
     Done,
-    EngineChanged,
     Event,
     Finished,
     Quit,
@@ -73,8 +70,7 @@ def write_result(variant: str, replica: int) -> None:
 if what == "hopeless":
     print("ImportError: no module named torch", file=sys.stderr)
     sys.exit(1)
-of_device: dict[str, dict[str, object]] = {"double": {"uuid": "GPU-1"}, "without-mps": {"mps": False}}
-send(Ready(device=DEVICE.model_copy(update=of_device.get(what, {})), versions={}, pid=os.getpid()))
+send(Ready(device=DEVICE, versions={}, pid=os.getpid()))
 buffer = b""
 while received := os.read(incoming, 4096):
     buffer += received
@@ -102,8 +98,6 @@ while received := os.read(incoming, 4096):
             if what == "returns":
                 send(Returned(reason="memory", detail="out of memory"))
             os.kill(os.getpid(), signal.SIGKILL)
-        if variant == victim and what == "engine":
-            send(EngineChanged(variant=variant, replica=0, before="engine torch", after="engine fused"))
         for replica in () if variant == victim and what == "forgets" else command.replicas:
             time.sleep(seconds)
             write_result(variant, replica)

@@ -20,40 +20,48 @@ from hydragnn_hpc.errors import ExitCode, UserError
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.records.device import Device
-from hydragnn_hpc.records.events import Broken, Epoch, Finished, Ready, Train
+from hydragnn_hpc.records.events import Broken, EngineChanged, Epoch, Finished, Ready, Train
 from hydragnn_hpc.streams import OptionalStream
 from tests import campaigns
 
 WORKER = (0, 0)
-READY = Ready(device=Device(type="cpu", name="x", index=None, uuid=None), versions={}, pid=1)
+DEVICE = Device(type="cpu", name="x", index=None, uuid=None)
 
 
 @pytest.fixture
 def control(small: Path, tmp_path: Path) -> Callable[..., Controller]:
-    """Make the controller of a run of the small campaign into ``out``, on one rank."""
+    """Make the controller of a run of the small campaign into ``out``, on ranks of one host."""
 
-    def make(out: Path = tmp_path / "out", deadline: float | None = None) -> Controller:
+    def make(*settings: str, out: Path = tmp_path / "out", ranks: int = 1, deadline: float | None = None) -> Controller:
         folder = CampaignFolder(out)
-        plan = begin(read_plan(small / "campaign.yaml", [], folder), folder)
-        return Controller(plan, folder, [RankPlacement(0, "here", 0, 0)], deadline, lambda: None)
+        folder.root.mkdir(exist_ok=True)
+        plan = begin(read_plan(small / "campaign.yaml", [*settings], folder), folder)
+        return Controller(plan, folder, [RankPlacement(r, "here", r, 0) for r in range(ranks)], deadline, lambda: None)
 
     return make
 
 
+def ready(**device: object) -> Ready:
+    """Return the first event of a worker whose device is as given, and plain elsewhere."""
+    return Ready(device=DEVICE.model_copy(update=device), versions={}, pid=1)
+
+
 def test_a_time_limit_that_expires_after_the_last_member_is_no_error(
-    control: Callable[..., Controller], finished: Path, tmp_path: Path
+    control: Callable[..., Controller], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = control(shutil.copytree(finished, tmp_path / "whole"), deadline=0.0)
+    whole = control(out=shutil.copytree(finished, tmp_path / "whole"), deadline=0.0)
     assert whole.commands() == [] and whole.over and whole.exit_code() is ExitCode.DONE
     short = control(deadline=0.0)
     assert short.commands() == [] and short.over
-    with pytest.raises(UserError, match="the time limit was too short"):
+    with pytest.raises(UserError, match="the time limit was too short") as error:
         short.exit_code()
+    short.close()
+    assert error.value.exit_code is ExitCode.MEMBERS_FAILED and "again" not in capsys.readouterr().err
 
 
 def test_events_about_members_that_a_worker_does_not_train_change_nothing(control: Callable[..., Controller]) -> None:
     controller = control()
-    controller.take(WORKER, READY)
+    controller.take(WORKER, ready())
     ((_, train),) = controller.commands()
     assert isinstance(train, Train)
     for event in (
@@ -64,6 +72,35 @@ def test_events_about_members_that_a_worker_does_not_train_change_nothing(contro
         controller.take(WORKER, event)
     controller.tick()
     assert not controller.over and controller.fatal is None
+
+
+def test_ranks_that_use_one_device_are_refused(control: Callable[..., Controller]) -> None:
+    controller = control(ranks=2)
+    controller.take((0, 0), ready(uuid="GPU-1"))
+    controller.take((1, 0), ready(uuid="GPU-2"))
+    assert not controller.over
+    controller.take((1, 0), ready(uuid="GPU-1"))
+    with pytest.raises(UserError, match=r"ranks 0 and 1 on here use the same device x \(GPU-1\)") as error:
+        controller.exit_code()
+    assert controller.over and error.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_slots_that_take_turns_are_reported_once(
+    control: Callable[..., Controller], capsys: pytest.CaptureFixture[str], slots: int
+) -> None:
+    controller = control(f"launch.slots_per_device={slots}", ranks=2)
+    for worker in ((rank, slot) for rank in range(2) for slot in range(slots)):
+        controller.take(worker, ready(mps=False))
+    assert capsys.readouterr().err.count("2 slots share x on here without MPS") == slots - 1
+
+
+def test_a_member_that_continues_with_another_engine_is_named(
+    control: Callable[..., Controller], capsys: pytest.CaptureFixture[str]
+) -> None:
+    control().take(WORKER, EngineChanged(variant="H", replica=0, before="engine torch", after="engine fused"))
+    line = "H/00 was trained by engine torch, continues with engine fused: the last digits of its result depend on this"
+    assert line in capsys.readouterr().err
 
 
 def test_a_folder_is_removed_only_if_its_file_system_says_so(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,8 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def without_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave of a run what its first rank reads and writes at its start and its end; restore its signal handlers."""
+def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave of a run what its first rank reads and writes at its start and its end."""
 
     def at_once(rank: Rank) -> ExitCode:
         assert rank.controller is not None and rank.lock is not None
@@ -70,10 +69,6 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(Rank, "run", at_once)
     monkeypatch.setattr("hydragnn_hpc.ensemble.lock.BEAT_SECONDS", 0.01)  # how long a damaged lock is observed
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def content(out: Path) -> dict[str, bytes | str]:

@@ -13,8 +13,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from hydragnn_hpc.campaign_file import load_campaign
 from hydragnn_hpc.cli.main import app
+from hydragnn_hpc.ensemble.folder import read_plan, to_freeze
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.ledger import freeze
+from hydragnn_hpc.paths import CampaignFolder
+from tests import campaigns
 from tests.ensemble.test_runs import BIN, as_settings, run
 from tests.outcomes import outcome
 
@@ -93,10 +98,10 @@ def test_growth_by_epochs(small: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    path, folder = small / "campaign.yaml", CampaignFolder(tmp_path)
     settings = [*SMALL, "training.schedule=cosine"]
-    assert run(small / "campaign.yaml", out, *as_settings(settings), ranks=0).returncode == 0
-    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    freeze(folder, to_freeze(load_campaign(path, settings), folder)[1])
+    before = folder.campaign.read_bytes()
     cases = {
         "replicas: 2 -> 1 (a campaign can grow, not shrink)": ["replicas=1"],
         "variants: H is missing": ["variants=[M]"],
@@ -108,14 +113,13 @@ def test_what_is_not_growth_is_refused(small: Path, tmp_path: Path) -> None:
     for message, changes in cases.items():
         replaced = [entry.partition("=")[0] for entry in changes]
         others = [entry for entry in settings if entry.partition("=")[0] not in replaced]
-        done = run(small / "campaign.yaml", out, *as_settings([*others, *changes]), ranks=0)
-        errors = [line for line in done.stderr.splitlines() if "error:" in line]
-        assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
-    command = [str(BIN / "hydragnn-hpc"), "submit", str(small / "campaign.yaml"), str(out)]
-    command += ["--site", "slurm", "--dry-run", *as_settings(["variants=[H]", "replicas=1"])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        with pytest.raises(UserError) as error:
+            read_plan(path, [*others, *changes], folder)
+        assert message in str(error.value)
+    options = as_settings(["variants=[H]", "replicas=1"])
+    done = campaigns.called(small, "submit", str(path), str(tmp_path), "--site", "slurm", "--dry-run", *options)
     assert done.returncode == 2 and "holds another campaign: replicas: 2 -> 1" in done.stderr, done.stderr
-    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert folder.campaign.read_bytes() == before and list(tmp_path.iterdir()) == [folder.campaign]
 
 
 def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path, tmp_path: Path) -> None:
@@ -133,14 +137,14 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
         "inputs=[species, {name: shells, number: 2}]",
         "training={epochs: 3, batch_size: 16, optimizer: {name: SGD}}",
     ]
-    campaigns = {
+    settings = {
         "mixed": [f"variants=[HM, {{name: own, tasks: [H, M], {own}}}]"],
         "plain": ["variants=[HM]"],
         "all": [*shared, "model.channels=12"],
         "back": [shared[2], "variants=[HM, {name: own, tasks: [H, M], inputs: [species]}]"],
     }
     weights = {}
-    for name, changes in campaigns.items():
+    for name, changes in settings.items():
         done = run(small / "campaign.yaml", tmp_path / name, *as_settings(["replicas=1", *changes]), ranks=0)
         assert done.returncode == 0, done.stderr
         found = outcome(tmp_path / name)
@@ -163,8 +167,7 @@ def test_settings_of_a_variant_are_those_of_a_campaign_that_has_them(small: Path
 
 def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, finished_small: Path) -> None:
     out = Path(shutil.copytree(finished_small, tmp_path / "out"))
-    done = run(small / "campaign.yaml", out, *as_settings(LARGE), "--dry-run", ranks=0)
-    assert done.returncode == 0, done.stderr
+    shown = campaigns.done(small, "run", "campaign.yaml", str(out), *as_settings(LARGE), "--dry-run")
     for line in (
         "the campaign grows: replicas: 2 -> 3",
         "variants: + M, wide",
@@ -173,6 +176,6 @@ def test_a_dry_run_names_what_grows(small: Path, tmp_path: Path, finished_small:
         "in all 7 to train, less than 0.01 device-hours",
         "from the finished members of 1 variant",
     ):
-        assert line in done.stdout
-    assert [line for line in done.stdout.splitlines() if "H/02" in line]
+        assert line in shown
+    assert [line for line in shown.splitlines() if "H/02" in line]
     assert yaml.safe_load((out / "campaign.yaml").read_text())["campaign"]["replicas"] == 2

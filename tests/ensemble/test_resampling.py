@@ -20,6 +20,7 @@ from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.staged import copies, requirements
+from hydragnn_hpc.ensemble.folder import read_plan
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.member.engine.resample import draw, split_in_folds
@@ -167,9 +168,8 @@ def test_invalid_resampling_is_refused_in_one_line(resample: Any, message: str) 
 
 def test_folds_that_do_not_fit_the_data_are_refused(small: Path, crystal: Path, tmp_path: Path) -> None:
     options = ["replicas=900", "training.resample={folds: 900}", "training.batch_size=1"]
-    refused = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), ranks=0)
-    assert refused.returncode == 2 and "samples to train and validate on; set fewer folds" in refused.stderr
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="samples to train and validate on; set fewer folds"):
+        read_plan(small / "campaign.yaml", options, CampaignFolder(tmp_path / "out"))
     most = sum(store.read_manifest(crystal).split[:2])
     with pytest.raises(
         UserError, match=rf"folds={most}: the training and validation sets have \d+ samples not equivalent"
@@ -245,10 +245,9 @@ def test_a_spread_that_cannot_be_separated_is_named(small: Path, tmp_path: Path)
 
 def test_a_reference_of_other_samples_is_remarked(small: Path, tmp_path: Path) -> None:
     options = ["variants=[H]", "tasks.H.reference=composition", "training.resample=bootstrap"]
-    done = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options), "--dry-run")
-    assert done.stdout.count("reference-of-folds") == 1, done.stdout
-    other = run(small / "campaign.yaml", tmp_path / "out", *as_settings(options[:2]), "--dry-run")
-    assert other.returncode == 0 and "reference-of-folds" not in other.stdout
+    for changes, number in ((options, 1), (options[:2], 0)):
+        remarks = read_plan(small / "campaign.yaml", changes, CampaignFolder(tmp_path / "out")).remarks
+        assert sum("reference-of-folds" in remark for remark in remarks) == number
 
 
 def test_planted_sources_are_recovered() -> None:

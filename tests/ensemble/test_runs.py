@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from hydragnn_hpc.durations import SAVE_SECONDS
+from tests import campaigns
 from tests.outcomes import outcome
 
 pytestmark = pytest.mark.mpi
@@ -93,12 +94,6 @@ def test_a_deadline_saves_everything_and_the_same_command_continues(small: Path,
     assert outcome(out) == outcome(tmp_path / "whole")
 
 
-def test_a_time_limit_that_is_too_short_is_not_to_be_tried_again(small: Path, tmp_path: Path) -> None:
-    done = run(small / "campaign.yaml", tmp_path / "out", "--time-limit", f"{SAVE_SECONDS + 0.2}s", ranks=0)
-    assert done.returncode == 1 and "the time limit was too short" in done.stderr, done.stderr
-    assert "again" not in done.stderr
-
-
 def test_refusals(small: Path, tmp_path: Path, finished: Path) -> None:
     out = Path(shutil.copytree(finished, tmp_path / "out"))
     before = outcome(out)
@@ -116,12 +111,12 @@ def test_refusals(small: Path, tmp_path: Path, finished: Path) -> None:
         "--time-limit 'soon'": (tmp_path / "new", ["--time-limit", "soon"]),
     }
     for message, (where, options) in cases.items():
-        done = run(small / "campaign.yaml", where, *options, ranks=0)
+        done = campaigns.called(small, "run", "campaign.yaml", str(where), *options)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         assert done.returncode == 2 and len(errors) == 1 and message in errors[0], (message, done.stderr)
     assert not (tmp_path / "new").exists()
     assert outcome(out) == before
-    assert run(small / "campaign.yaml", out, "--set", "launch.attempts=5", ranks=0).returncode == 0
+    assert campaigns.called(small, "run", "campaign.yaml", str(out), "--set", "launch.attempts=5").returncode == 0
 
 
 def test_an_internal_error_is_printed_as_python_prints_it(small: Path, tmp_path: Path, finished: Path) -> None:
