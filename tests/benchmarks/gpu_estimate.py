@@ -48,9 +48,8 @@ PARTLY_READ = {
     "offsets", "order",
 }  # fmt: skip
 """Arguments of which a kernel reads the part of one batch."""
-WEIGHTS = {"parameters", "gradients", "buffers"}
-"""Arguments of which these kernels alone read or write more than a small part."""
-ALL_WEIGHTS = {"fold", "unfold", "adam"}
+WEIGHTS, ALL_WEIGHTS = {"parameters", "gradients", "buffers"}, {"fold", "unfold", "adam"}
+"""Arguments of which most kernels read or write a small part, and the kernels that read or write them whole."""
 BY_LAYER = {"own", "sent", "received", "ties", "x_grad", "back"}
 """Arrays of which a layer uses as many columns as it has inputs."""
 
@@ -127,7 +126,7 @@ class Counter(TorchDispatchMode):
 
 
 def _multiplications(name: str, given: dict[str, Any], inputs: int) -> float:
-    """Multiplications of the matrix products of a kernel on a device."""
+    """Return how many multiplications the matrix products of a kernel take."""
     from hydragnn_hpc.member.triton_engine import heads, rows, trunk_launches
 
     if name in ("train_heads", "weights_back", "predict_heads"):

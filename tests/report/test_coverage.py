@@ -13,6 +13,7 @@ import pytest
 from hydragnn_hpc.report.analysis.content import gather
 from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.tables.registry import write_tables
+from tests.campaigns import without_figures
 from tests.report import making
 from tests.report.rendering import Rendered, render
 
@@ -77,6 +78,7 @@ def test_page_summary_and_figures_show_the_coverage(calibrated: Rendered) -> Non
 
 
 def test_without_validation_predictions_there_is_no_table_and_the_page_says_why(tmp_path: Path) -> None:
-    found = render(tmp_path / "older", variants=("H",), replicas=3, samples=20, epochs=4)
+    with without_figures():
+        found = render(tmp_path / "older", variants=("H",), replicas=3, samples=20, epochs=4)
     assert not found.folder.table("calibration", "csv").exists() and not load(found.folder.root).coverages
     assert "No calibrated intervals of H: no validation_set.npz" in found.folder.page.read_text("utf-8")

@@ -18,6 +18,7 @@ from hydragnn_hpc.report.results.ground_truth import GroundTruth
 from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.tables.text_table import TextTable
 from hydragnn_hpc.report.text import plain, with_spread
+from tests.campaigns import without_figures
 from tests.report import making
 from tests.report.rendering import Rendered, render
 
@@ -26,7 +27,8 @@ from tests.report.rendering import Rendered, render
 def other(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """The paper's variants and fields, two replicas in stacks, on data that are not the paper's."""
     out = tmp_path_factory.mktemp("other") / "other"
-    return render(out, replicas=2, stack=2, samples=30, epochs=6, papers=False)
+    with without_figures():
+        return render(out, replicas=2, stack=2, samples=30, epochs=6, papers=False)
 
 
 def parts(rendered: Rendered) -> dict[str, ReportSection]:
