@@ -92,7 +92,7 @@ def _scale_by_one_range(facts: ModelFacts, weights: dict[str, np.ndarray]) -> No
         low, high = np.array(task.minimum), np.array(task.maximum)
         width = (high.max() - low.min()) or 1.0
         if task.width > 1:
-            last = max(int(k.split(".")[-2]) for k in weights if k.startswith(f"heads.{name}."))
+            last = max(int(k.split(".")[-2]) for k in weights if k.rsplit(".", 2)[0] == f"heads.{name}")
             stem, factor = f"heads.{name}.{last}.", (high - low) / width
             weights[stem + "weight"] = (weights[stem + "weight"] * factor[:, None]).astype(np.float32)
             shifted = weights[stem + "bias"] * factor + (low - low.min()) / width

@@ -15,8 +15,10 @@ import yaml
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.ensemble.folder import read_plan
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.member.engine.layout import ParameterLayout
+from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.training.checkpoint import read_model
-from hydragnn_hpc.member.training.start import read_source
+from hydragnn_hpc.member.training.start import FrozenParts, read_source
 from hydragnn_hpc.paths import CampaignFolder
 from tests import campaigns
 from tests.ensemble.test_runs import run
@@ -228,6 +230,13 @@ def test_a_source_is_the_one_that_the_run_began_with(small: Path, tmp_path: Path
     frozen.write_text(frozen.read_text().replace("epochs: 4", "epochs: 5"))
     with pytest.raises(UserError, match="variant fused has been trained further, or replaced, since the run began"):
         read_source(known, 1)
+
+
+def test_a_head_is_not_taken_for_that_of_a_task_with_a_longer_name() -> None:
+    tasks = (TaskSizes("H", "graph", 1, (3,)), TaskSizes("H.1", "graph", 1, (3,)))
+    layout = ParameterLayout.of(NetworkSizes(1, (4,), tasks, (1.0, 1.0)))
+    frozen = FrozenParts.of(layout, ["H"])
+    assert sum(end - first for first, end in frozen.parameters) == (4 * 3 + 3) + (3 + 1)
 
 
 def test_a_start_is_read_back_and_changes_no_seed() -> None:

@@ -25,12 +25,13 @@ from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.exchange.export import _refuse_other, degree_histogram, export
+from hydragnn_hpc.exchange.export import _refuse_other, _scale_by_one_range, degree_histogram, export
 from hydragnn_hpc.exchange.models import ImportOptions, import_models
 from hydragnn_hpc.exchange.names import from_hydragnn, to_hydragnn
 from hydragnn_hpc.exchange.settings import campaign_file
 from hydragnn_hpc.ledger import read_frozen, read_members
 from hydragnn_hpc.paths import CampaignFolder
+from hydragnn_hpc.records.model import ModelFacts, ModelTask
 from tests.campaigns import SMALL, called, done
 from tests.payload import Payload
 
@@ -359,6 +360,15 @@ def test_two_hundred_real_structures(real_samples: Path, tmp_path: Path) -> None
     theirs, ours = outputs_of(tmp_path / "models", "HCM-00"), scaled(tmp_path / "out", "HCM", real_samples, 0)
     for one, other in zip(theirs, ours, strict=True):
         assert len(one) in (200, 6400) and np.abs(one - other).max() < 1e-5 < np.ptp(one)
+
+
+def test_the_last_layer_of_a_vector_task_is_not_that_of_a_task_with_a_longer_name() -> None:
+    task = ModelTask.model_construct(minimum=[0.0, 0.0, 0.0], maximum=[1.0, 2.0, 4.0], width=3)
+    weights = {f"heads.{head}.{kind}": np.ones((3, 3) if kind == "weight" else 3, np.float32)
+               for head in ("V.0", "V.2.0", "V.2.1") for kind in ("weight", "bias")}  # fmt: skip
+    _scale_by_one_range(ModelFacts.model_construct(tasks={"V": task}), weights)
+    assert weights["heads.V.0.weight"][:, 0].tolist() == [0.25, 0.5, 1.0]
+    assert (weights["heads.V.2.1.weight"] == 1).all()
 
 
 def test_names_of_weights_there_and_back() -> None:

@@ -65,8 +65,9 @@ def initialise(
 
 
 def _of_parts(names: Mapping[str, object], parts: list[str]) -> list[str]:
-    prefixes = tuple("trunk." if part == "trunk" else f"heads.{part}." for part in parts)
-    return [name for name in names if name.startswith(prefixes)]
+    # The name of a task may contain dots; after it come the number of a layer and the kind of its numbers.
+    heads = {f"heads.{part}" for part in parts}
+    return [n for n in names if n.rsplit(".", 2)[0] in heads or ("trunk" in parts and n.startswith("trunk."))]
 
 
 @dataclass(frozen=True)
