@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.head_groups import head_groups, resident_targets
 from hydragnn_hpc.member.engine.interface import DeviceStep
 from hydragnn_hpc.member.engine.layout import ParameterLayout
@@ -76,10 +77,10 @@ class TritonEngine:
         Raises
         ------
         UserError
-            If a member's batch is one sample of one atom, which has no batch statistics.
+            If a member's batch is one sample of one atom, which has no batch statistics, or is too large.
         """
         check_batch(index, self.graphs)
-        step = self._within(self._geometry.sizes_of(index), index.shape[1], self._arena)
+        step = self._within(self._sizes_of(index), index.shape[1], self._arena)
         return step(parameters, gradients, buffers, send(index, self.device))
 
     def bounds(self, order: Array) -> tuple[int, ...]:
@@ -87,8 +88,25 @@ class TritonEngine:
 
         Rows beyond those of a batch cost little: their programs end at once.
         """
-        sizes = self._geometry.sizes_of(order)
+        sizes = self._sizes_of(order)
         return sizes if self._geometry.shared else tuple(map(_rounded, sizes))
+
+    def _sizes_of(self, index: Array) -> tuple[int, int]:
+        """Return the most rows and edges of a member's batch (`BatchGeometry.sizes_of`).
+
+        Raises
+        ------
+        UserError
+            If an index into one of the member's arrays would not be an int32, as it is in the kernels.
+        """
+        number, edges = self._geometry.sizes_of(index)
+        of_edges = edges * self._trunk.width if self.sizes.edges else 0
+        if max(number * self._heads.widest, number * self._trunk.width, of_edges) > 2**31 - 1:
+            raise UserError(
+                f"a batch has {number:,} atoms and {edges:,} edges, too many for Triton's kernels; set a smaller"
+                " training.batch_size, or training.engine=torch"
+            )
+        return number, edges
 
     def prepare(self, members: int, samples: int, bounds: tuple[int, ...]) -> DeviceStep:
         """See `hydragnn_hpc.member.engine.interface.RepeatableEngine`."""
@@ -134,7 +152,7 @@ class TritonEngine:
 
     def _predict(self, parameters: Tensor, buffers: Tensor, index: Array) -> list[Tensor]:
         """Return the outputs of each group of heads for samples ``index`` [E, B], atoms in the order of the samples."""
-        (number, edges), arena = self._geometry.sizes_of(index), self._arena
+        (number, edges), arena = self._sizes_of(index), self._arena
         batch = self._geometry.rows(send(index, self.device), number, arena)
         tiles = self._geometry.tiles(batch.samples, number)
         forward = self._trunk.forward(batch, tiles, edges, self._inputs, parameters, buffers, arena, training=False)

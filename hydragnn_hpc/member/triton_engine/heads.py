@@ -186,11 +186,17 @@ class Heads:
         An empty tensor of the device and dtype.
     missing : bool
         Whether any target may be NaN.
+
+    Attributes
+    ----------
+    widest : int
+        The most numbers that a head keeps for a row.
     """
 
     def __init__(self, sizes: NetworkSizes, layout: ParameterLayout, like: Tensor, missing: bool) -> None:
         self._pooling, self._tasks, self._missing = sizes.pooling, len(sizes.tasks), missing
         self._groups = [_Group(group, sizes, layout, like) for group in head_groups(sizes)]
+        self.widest = max(group.kept for group in self._groups)
 
     def train(
         self, features: Tensor, rows: Rows, targets: list[Tensor], parameters: Tensor, gradients: Tensor

@@ -18,6 +18,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import NetworkSizes, TaskSizes
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
@@ -105,6 +106,22 @@ def test_programs_that_describe_a_large_batch_are_no_larger(atoms: str, monkeypa
     assert sizes == [512, 8192]
     assert all(map(torch.equal, *described))
     assert int(described[0][0]) == data.graphs.atom_offsets[index + 1].sum() - data.graphs.atom_offsets[index].sum()
+
+
+@pytest.mark.parametrize("size", [(2**31 // 24, 1), (1, 2**31 // 19)])
+def test_batches_with_more_numbers_than_kernels_can_index_are_refused(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An atom has at most 2 (7 + 5) + 1 numbers, an edge 20."""
+    data = random_samples(np.random.default_rng(8), [random_neighbours(np.random.default_rng(8), 3, 6)])
+    problem = Problem(data, channels=(20,), edges=BASES["gaussian"])
+    engine = problem.engine("triton")
+    assert isinstance(engine, TritonEngine)
+    monkeypatch.setattr(engine._geometry, "sizes_of", lambda _: size)
+    with pytest.raises(UserError, match=r"too many for Triton's kernels; set a smaller training\.batch_size"):
+        engine.bounds(problem.index(4)[None])
+    monkeypatch.setattr(engine._geometry, "sizes_of", lambda _: (2**31 // 26, 2**31 // 21))
+    assert engine.bounds(problem.index(4)[None])
 
 
 def test_predictions_of_graphs_alone_need_no_order_of_atoms_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
