@@ -65,7 +65,7 @@ def test_kernels_are_not_used_for_atoms_with_too_many_neighbours(
 ) -> None:
     monkeypatch.setattr(rows, "MOST_NEIGHBOURS", 3)
     name, reason = chosen()
-    assert name == "torch" and "no kernels: they have at most 3 neighbours of an atom, not " in reason
+    assert name == "torch" and "kernels are not used: they support at most 3 neighbours of an atom, not " in reason
 
 
 def test_kernels_are_not_compiled_for_other_convolutions(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ class LibraryEngine:
             If a member's batch is one sample of one atom, which has no batch statistics.
         """
         check_batch(index, self._graphs)
-        if not self._network.training:  # visits every module
+        if not self._network.training:  # since `train` goes through all modules
             self._network.train()
         all_losses = []
         for e, samples in enumerate(index):

@@ -1,4 +1,4 @@
-"""Layers where all samples of a batch decorate one geometry, so that they share edges and everything derived from them.
+"""Layers over one geometry: all samples of a batch share its edges, and everything derived from them.
 
 Values of B samples over n sites are columns, ``[F, n * B]``, site after site: the factor of an edge or a site then
 applies to B adjacent numbers, and a sum over neighbours is a small product for each feature.

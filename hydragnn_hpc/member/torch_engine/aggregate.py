@@ -30,8 +30,8 @@ class PaddedRows:
     slots : int
         K, the largest degree among them, at least 1.
     forward : tensor [K * n]
-        Row that each slot gathers; rows with fewer than K neighbours repeat their first one, rows without any repeat
-        themselves.
+        Row that each slot gathers; rows with fewer than K neighbours repeat their first one, and those without any
+        gather themselves.
     backward : tensor [4 * K * n]
         Rows of the stacked minimum, maximum and their gradients [4 N + 1] that belong to each row's receivers; the
         last row, of zeros, for repeats.

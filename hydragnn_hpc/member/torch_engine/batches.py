@@ -20,12 +20,7 @@ from hydragnn_hpc.member.engine.resident import resident, send
 from hydragnn_hpc.member.engine.sizes import SCALERS, Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
 from hydragnn_hpc.member.torch_engine.aggregate import NeighbourLists, NeighbourTable, make_neighbour_table
-from hydragnn_hpc.member.torch_engine.edges import (
-    EdgeRowsBuilder,
-    EdgeTable,
-    make_edge_table,
-    slots_of_rows,
-)
+from hydragnn_hpc.member.torch_engine.edges import EdgeRowsBuilder, EdgeTable, make_edge_table, slots_of_rows
 
 _Neighbours = tuple[NeighbourTable, EdgeTable | None]
 
@@ -84,7 +79,7 @@ class Batch:
     pooling : SampleRows or None
         None where every B-th row is of the same sample.
     order : int64 tensor [R]
-        Row of each atom, sample after sample; only where all members have the same batch.
+        Row of each atom, sample after sample; that of the first member, where members have different batches.
     edges : EdgeTable or None
         None where edges have no features.
     """

@@ -16,12 +16,7 @@ from torch.nn.functional import embedding_bag
 from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.sizes import Array
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
-from hydragnn_hpc.member.torch_engine.aggregate import (
-    Aggregated,
-    NeighbourTable,
-    PaddedRows,
-    gather_messages,
-)
+from hydragnn_hpc.member.torch_engine.aggregate import Aggregated, NeighbourTable, PaddedRows, gather_messages
 
 AT_ONCE = 2**20
 """Edges whose lengths are computed together."""

@@ -72,7 +72,7 @@ class MemberEvaluation:
         By task; for a task with a reference, errors are those of the whole property.
     test, validation : dict
         ``sample``, the numbers ``[n]`` of the set's samples, and for each task, under its name, ``[rows, d]`` float64
-        in its unit. The noise of a task, a standard deviation, is under `paths.noise_of` its name.
+        in its unit. The noise of a task, a standard deviation, is under the name that `paths.noise_of` gives.
     """
 
     errors: dict[str, TaskErrors] = field(default_factory=dict)
@@ -121,7 +121,7 @@ def evaluate_member(
 
 @dataclass(frozen=True)
 class _Predictions:
-    """One member's predictions for a set, and the true values: scaled, with references; and as `MemberEvaluation`."""
+    """One member's predictions for a set: scaled, with their true values, references added to both; and in units."""
 
     scaled: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]

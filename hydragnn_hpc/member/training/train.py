@@ -47,6 +47,9 @@ class StackTraining:
 
     Attributes
     ----------
+    variant : Variant
+    members : list of StackMember
+        Those that have not ended.
     engine_changes : list of EngineChanged
         Members that were trained before by another engine, with other vector lanes, or on a GPU in another stack.
 

@@ -34,7 +34,7 @@ def unavailable(device: torch.device, sizes: NetworkSizes, data: TrainingData) -
 
         if reason := unsupported(sizes, data.graphs):
             return reason
-        return "" if _steps_agree(device, sizes, data) else "Triton's kernels give wrong numbers on this device"
+        return "" if _steps_agree(device, sizes, data) else "they give wrong numbers on this device"
     except Exception as error:
         if is_out_of_memory(error):
             raise

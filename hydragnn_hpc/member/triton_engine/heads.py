@@ -31,7 +31,7 @@ COUNTED = 512
 POOLED = 512
 """Features that are pooled at once."""
 WIDEST = 128
-"""The most features of any layer of a head; of its output they include those of noise."""
+"""The most features of any layer of a head; those of its output include noise."""
 LOSSES = ("mse", "mae", "huber", "nll")
 """Those of `hydragnn_hpc.member.engine.losses` that the kernels have."""
 
@@ -40,9 +40,9 @@ def unsupported(sizes: NetworkSizes) -> str:
     """Return why the kernels cannot compute these heads, ``""`` if they can."""
     for task in sizes.tasks:
         if task.loss.name not in LOSSES:
-            return f"task {task.name}: Triton's kernels have no loss {task.loss.name}"
+            return f"they lack the loss {task.loss.name} of task {task.name}"
         if max(width for pair in sizes.linears(task) for width in pair) > WIDEST:
-            return f"task {task.name}: Triton's kernels have at most {WIDEST} features in each layer of a head"
+            return f"they support at most {WIDEST} features in each layer of a head, not those of task {task.name}"
     return ""
 
 

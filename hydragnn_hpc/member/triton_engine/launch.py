@@ -1,4 +1,4 @@
-"""Launches of kernels as operations of torch, which declare what they write: recorders of operations see them too."""
+"""Launches of kernels as operations of torch that declare what they write, so that recorders of operations see them."""
 
 from __future__ import annotations
 

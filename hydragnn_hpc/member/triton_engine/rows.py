@@ -37,7 +37,7 @@ def unsupported(graphs: SampleGraphs) -> str:
     """Return why the kernels cannot compute with such graphs, ``""`` if they can."""
     most = int(graphs.degrees().max(initial=0))
     if most > MOST_NEIGHBOURS:
-        return f"they have at most {MOST_NEIGHBOURS:,} neighbours of an atom, not {most:,}"
+        return f"they support at most {MOST_NEIGHBOURS:,} neighbours of an atom, not {most:,}"
     return ""
 
 
@@ -60,7 +60,7 @@ class Rows:
     atoms : int64 tensor [E, R]
         Atom of each row.
     sample : tensor [E, R]
-        Sample of each row, 0 to B - 1; the sample's first row is that of its neighbours' numbers.
+        Sample of each row, 0 to B - 1.
     first : int64 tensor [E, R]
         First edge of each row in the lists of neighbours.
     degree, edge_row : tensor [E, R]
@@ -102,7 +102,7 @@ class Tiles:
 
 
 class BatchGeometry:
-    """Neighbours of all samples on the device, and the matrices that PNA's scalers make of one.
+    """Neighbours of all samples on the device, and PNA's scalers as factors of the parts of folded matrices.
 
     Attributes
     ----------

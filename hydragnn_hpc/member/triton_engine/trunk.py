@@ -33,9 +33,9 @@ def unsupported(sizes: NetworkSizes) -> str:
     """Return why the kernels cannot compute such a trunk, ``""`` if they can."""
     widest, edges = max(sizes.inputs, *sizes.channels), sizes.edges
     if widest > WIDEST:
-        return f"they have at most {WIDEST} channels and inputs, not {widest}"
+        return f"they support at most {WIDEST} channels and inputs, not {widest}"
     if edges and edges.number >= WIDEST:
-        return f"they have at most {WIDEST - 1} edge features, not {edges.number}"
+        return f"they support at most {WIDEST - 1} edge features, not {edges.number}"
     if edges and edges.basis not in BASES:
         return f"they lack the basis {edges.basis}"
     if edges and edges.envelope not in ENVELOPES:
@@ -166,8 +166,7 @@ class TrunkKernels:
     def _basis(self, rows: Rows) -> tuple[float, float, str, str, int, int]:
         """Return the basis of edges' features, and how rows share edges."""
         edges = self._sizes.edges
-        if edges is None:
-            raise ValueError("edges have no features")
+        assert edges is not None
         return self._factor, edges.cutoff, edges.basis, edges.envelope, rows.stride, self._geometry.most_neighbours
 
     def _send(self, forward: Pass, layer: int, inputs: Tensor, buffers: Tensor, training: bool) -> None:

@@ -88,7 +88,7 @@ class Case:
         return Heads(self.sizes, self.layout, self.x.new_empty(0), self.missing > 0)
 
     def only(self, e: int) -> Case:
-        """The same with one member only."""
+        """The same case with member ``e`` alone."""
         one = replace(self)
         names = ("count", "start", "length", "numbers", "atoms", "sample")
         one.rows = replace(self.rows, members=1, **{name: getattr(self.rows, name)[e : e + 1] for name in names})
@@ -108,7 +108,7 @@ class Expected:
 
 
 def expected(case: Case) -> Expected:
-    """The same by automatic differentiation in float64, member after member."""
+    """What `computed` returns, by automatic differentiation in float64, member after member."""
     parameters = case.parameters.double().requires_grad_()
     x = {level: case.x.double().nan_to_num().requires_grad_() for level in ("node", "graph")}
     losses, total = torch.zeros(case.members, len(case.tasks), dtype=torch.float64), torch.zeros(())
@@ -171,7 +171,7 @@ def computed(case: Case) -> Expected:
 
 
 def check(case: Case) -> None:
-    """Compare to rounding."""
+    """Check that the kernels agree with automatic differentiation to rounding."""
     tolerance = 1e-10 if case.dtype == torch.float64 else 3e-5
     got, want = computed(case), expected(case)
     for name in ("losses", "parameters"):
@@ -184,14 +184,14 @@ def check(case: Case) -> None:
 
 @pytest.mark.parametrize(("dtype", "missing"), [(torch.float32, 0.0), (torch.float64, 0.4)])
 @pytest.mark.parametrize("tasks", [HCM, GROUPS, WIDE, HCM[:1], HCM[1:]], ids=["HCM", "groups", "wide", "H", "CM"])
-def test_heads(tasks: tuple[TaskSizes, ...], missing: float, dtype: torch.dtype) -> None:
+def test_heads_of_every_kind(tasks: tuple[TaskSizes, ...], missing: float, dtype: torch.dtype) -> None:
     """Both levels, several tasks and groups, vectors, padding, a task without a known value."""
     check(Case(tasks, missing=missing, dtype=dtype))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 @pytest.mark.parametrize("missing", [0.0, 0.4])
-def test_losses(loss: Loss, missing: float) -> None:
+def test_every_loss(loss: Loss, missing: float) -> None:
     tasks = [replace(task, width=d, loss=loss) for task, d in zip(HCM, (2, 1, 3), strict=True)]
     check(Case((*tasks, TaskSizes("V", "node", 2, (), 0.5, loss)), missing=missing))
 
@@ -199,14 +199,14 @@ def test_losses(loss: Loss, missing: float) -> None:
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("features", [6, 70])
-def test_pooling(pooling: str, shared: bool, features: int) -> None:
+def test_every_pooling(pooling: str, shared: bool, features: int) -> None:
     """Also with several groups of graphs, and more atoms than a program pools at once."""
     lengths = (100, 100) if shared else (3, 100, 1)
     check(Case(GROUPS, lengths, features=features, pooling=pooling, shared=shared, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("lengths", [(1,), (7, 30)])
-def test_batches(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_and_large_batches(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """One atom; many tiles of rows, the last of them not full or all padding; sums over more than one part."""
     monkeypatch.setattr(heads, "ROWS", 2)
     monkeypatch.setattr(heads, "SUMMED", 8)
@@ -236,7 +236,7 @@ def test_a_member_that_diverges_shows_it() -> None:
 
 
 @pytest.mark.parametrize(("missing", "launches"), [(0.0, 5), (0.4, 7)])
-def test_launches(missing: float, launches: int) -> None:
+def test_the_number_of_launches(missing: float, launches: int) -> None:
     """One to pool, two for each group, and one more where values may be missing."""
 
     class Launches(TorchDispatchMode):
@@ -255,4 +255,4 @@ def test_launches(missing: float, launches: int) -> None:
 def test_what_the_kernels_cannot_do() -> None:
     assert not heads.unsupported(NetworkSizes(1, (20,), WIDE, (1.0, 1.0)))
     wide = NetworkSizes(1, (20,), (TaskSizes("H", "graph", 1, (129,)),), (1.0, 1.0))
-    assert heads.unsupported(wide) == "task H: Triton's kernels have at most 128 features in each layer of a head"
+    assert heads.unsupported(wide) == "they support at most 128 features in each layer of a head, not those of task H"

@@ -206,7 +206,7 @@ def test_atoms_may_have_as_many_neighbours_as_can_be_counted() -> None:
     most, ties = rows.MOST_NEIGHBOURS, trunk_kernels.TIES.value
     assert most < ties and most * (1 + ties) < 2**31 <= (most + 1) * (1 + ties)
     assert not unsupported(NETWORK, pairs(most))
-    assert unsupported(NETWORK, pairs(most + 1)) == "they have at most 32,767 neighbours of an atom, not 32,768"
+    assert unsupported(NETWORK, pairs(most + 1)) == "they support at most 32,767 neighbours of an atom, not 32,768"
 
 
 @pytest.mark.parametrize(

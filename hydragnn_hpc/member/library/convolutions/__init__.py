@@ -1,4 +1,4 @@
-"""Convolutions by name: each file makes one ``Layer(sizes)`` from PyTorch Geometric's.
+"""Convolutions by name: each file defines a ``Layer(sizes)``, around PyTorch Geometric's where it has one.
 
 Its ``forward(x, graph)`` takes ``x [N, in]`` and returns ``[N, out]``. An equivariant one takes and returns vectors
 ``[N, 3, width]`` as well: ``forward(x, vectors, graph)``, with None before the first layer. Where samples share one
@@ -71,7 +71,7 @@ class Graph:
 
 
 def build(name: str, sizes: LayerSizes) -> nn.Module:
-    """Return one layer of the convolution ``name``, freshly initialised by PyTorch Geometric."""
+    """Return a new layer of the convolution ``name``; its weights are drawn from torch's global generator."""
     layer: nn.Module = import_module(f"{__name__}.{CONVOLUTIONS[name].module}").Layer(sizes)
     _remove_generated()
     return layer

@@ -12,7 +12,7 @@ from hydragnn_hpc.member.library.shared import SharedGeometry, linear
 MOST_NEIGHBOURS = 32
 """Atoms with more neighbours use the weights of this number."""
 COPIED = 2**26
-"""Weights that are copied at once on a device, 256 MB."""
+"""Numbers of weights that are copied at once on a device: 256 MB."""
 
 
 class Layer(nn.Module):
