@@ -15,6 +15,7 @@ from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged.subset import nested
+from hydragnn_hpc.ensemble.folder import read_plan
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State, read_frozen, read_members
 from hydragnn_hpc.paths import CampaignFolder, write_record
@@ -33,6 +34,13 @@ RATES = {"minimum": 1e-4, "maximum": 1e-2, "log": True}
 
 def parsed(**changes: Any) -> Campaign:
     return parse_campaign({**campaigns.SMALL, "variants": [], **changes}, "c.yaml")
+
+
+def write_campaign(folder: Path, data_set: Path, **changes: Any) -> Path:
+    """Write ``campaign.yaml`` in ``folder``: the small campaign on a data set, without variants but a sweep's."""
+    path = folder / "campaign.yaml"
+    path.write_text(campaigns.text(dataset=str(data_set), variants=[], **changes))
+    return path
 
 
 def test_a_grid_has_a_variant_for_each_combination() -> None:
@@ -292,13 +300,14 @@ def test_a_campaign_over_sizes_of_the_training_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_can_be_extended(tmp_path: Path) -> None:
-    def sweep(*channels: int) -> dict[str, Any]:
-        return {"of": "H", "over": {"model.channels": list(channels)}}
+def test_a_sweep_can_be_extended(small_bp: Path, tmp_path: Path) -> None:
+    def write(*channels: int) -> Path:
+        sweep = {"of": "H", "over": {"model.channels": list(channels)}}
+        return write_campaign(tmp_path, small_bp, sweep=sweep, replicas=1)
 
-    campaigns.make(tmp_path, variants=[], sweep=sweep(4, 8), replicas=1)
+    write(4, 8)
     campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
-    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep(4, 6, 8), replicas=1))
+    write(4, 6, 8)
     campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
     campaigns.done(tmp_path, "run", "campaign.yaml", "fresh")
     weights = []
@@ -307,31 +316,30 @@ def test_a_sweep_can_be_extended(tmp_path: Path) -> None:
         members = read_members(folder, read_frozen(folder).campaign)
         weights.append({m.name: m.result.weights_sha256 for m in members if m.result})
     assert weights[0] == weights[1] and len(weights[0]) == 3
-    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep(4, 8), replicas=1))
-    refused = campaigns.command(tmp_path, "run", "campaign.yaml", "grown")
-    assert refused.returncode == 2 and "H-channels6 is missing" in refused.stderr
+    with pytest.raises(UserError, match="H-channels6 is missing"):
+        read_plan(write(4, 8), [], CampaignFolder(tmp_path / "grown"))
 
 
 @pytest.mark.parametrize(
     ("samples", "message"), [(10**6, "is more than the training set"), (8, "is larger than training.samples")]
 )
-def test_sizes_that_do_not_fit_the_data_are_refused(tmp_path: Path, samples: int, message: str) -> None:
-    campaigns.make(tmp_path, variants=[], sweep={"of": "H", "over": {"training.samples": ["all", samples]}})
-    refused = campaigns.command(tmp_path, "run", "campaign.yaml", "out")
-    assert refused.returncode == 2 and message in refused.stderr and f"'H-samples{samples}'" in refused.stderr
-    assert not (tmp_path / "out").exists()
+def test_sizes_that_do_not_fit_the_data_are_refused(small_bp: Path, tmp_path: Path, samples: int, message: str) -> None:
+    sweep = {"of": "H", "over": {"training.samples": ["all", samples]}}
+    with pytest.raises(UserError, match=message) as error:
+        read_plan(write_campaign(tmp_path, small_bp, sweep=sweep), [], CampaignFolder(tmp_path / "out"))
+    assert f"'H-samples{samples}'" in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_a_reference_of_all_samples_is_remarked(tmp_path: Path) -> None:
-    tasks = {"H": {"level": "graph", "field": "mixing_enthalpy", "reference": "composition"}}
-    sweep = {"of": "H", "over": {"training.samples": [40, "all"], "tasks.H.reference": ["composition", "none"]}}
-    campaigns.make(tmp_path, variants=[], tasks=tasks, sweep=sweep)
-    shown = campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")
-    (line,) = (line for line in shown.splitlines() if "reference-of-all" in line)
-    assert "variant H-referencecomposition-samples40:" in line
-    of_few = campaigns.text(variants=[], tasks=tasks, sweep=sweep, training={"batch_size": 16, "fitted_to": "samples"})
-    (tmp_path / "few.yaml").write_text(of_few)
-    assert "reference-of-all" not in campaigns.done(tmp_path, "run", "few.yaml", "o", "--dry-run")
-    sweep["over"].pop("tasks.H.reference")
-    (tmp_path / "campaign.yaml").write_text(campaigns.text(variants=[], sweep=sweep))
-    assert "reference-of-all" not in campaigns.done(tmp_path, "run", "campaign.yaml", "o", "--dry-run")
+def test_a_reference_of_all_samples_is_remarked(small_bp: Path, tmp_path: Path) -> None:
+    def remarks(reference: str, over: dict[str, Any], **changes: Any) -> list[str]:
+        tasks = {"H": {"level": "graph", "field": "mixing_enthalpy", "reference": reference}}
+        sweep = {"of": "H", "over": {"training.samples": [40, "all"], **over}}
+        path = write_campaign(tmp_path, small_bp, tasks=tasks, sweep=sweep, **changes)
+        found = read_plan(path, [], CampaignFolder(tmp_path / "out")).remarks
+        return [remark for remark in found if "reference-of-all" in remark]
+
+    over = {"tasks.H.reference": ["composition", "none"]}
+    (remark,) = remarks("composition", over)
+    assert "variant H-referencecomposition-samples40:" in remark
+    assert not remarks("composition", over, training={"batch_size": 16, "fitted_to": "samples"})
+    assert not remarks("none", {})

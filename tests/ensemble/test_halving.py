@@ -22,7 +22,7 @@ from hydragnn_hpc.ensemble.growth import changes
 from hydragnn_hpc.ensemble.rungs import advance
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.halving import best, ended, epoch_limits
-from hydragnn_hpc.ledger import Frozen, freeze, read_rungs
+from hydragnn_hpc.ledger import Frozen, freeze, read_frozen, read_rungs
 from hydragnn_hpc.paths import CampaignFolder, write_record
 from hydragnn_hpc.records.rungs import Rungs
 from hydragnn_hpc.starts import resolved
@@ -166,7 +166,9 @@ def test_the_survivors_are_the_best_at_a_rung(small: Path, tmp_path: Path, whole
 @pytest.mark.slow
 def test_a_point_that_goes_on_is_as_if_it_had_been_trained_at_once(small: Path, tmp_path: Path, whole: Path) -> None:
     (name,) = json.loads((whole / "rungs.json").read_text())["survivors"]["H"][1]
-    done = run(small / "campaign.yaml", tmp_path / "out", *options(halving=None), "--set", "replicas=1", ranks=0)
+    point = read_frozen(CampaignFolder(whole)).campaign.variant(name).model_dump(mode="json")
+    alone = as_settings([f"variants=[{json.dumps(point)}]", f"training={json.dumps(TRAINING)}", "replicas=1"])
+    done = run(small / "campaign.yaml", tmp_path / "out", *alone, ranks=0)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "out")[f"{name}/0"] == outcome(whole)[f"{name}/0"]
 
