@@ -163,7 +163,11 @@ class RunLock:
                 self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
                 return False
-            os.pwrite(self._handle, self._record(), 0)
+            try:
+                os.pwrite(self._handle, self._record(), 0)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         finally:
             temporary.unlink(missing_ok=True)
         return True

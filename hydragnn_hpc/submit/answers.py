@@ -51,7 +51,7 @@ class Queue:
     cores_per_node : int or None
         The most cores of a node that jobs may have, where that is less than the node has.
     accounts, barred : tuple of str
-        Accounts that may use it (empty: all), and accounts that may not.
+        Accounts that may use it (empty: all), and accounts that may not, which counts only where all others may.
     """
 
     name: str

@@ -221,8 +221,9 @@ def _check_queue(site: Site, plan: JobPlan, queue: Queue, queues: Sequence[Queue
         others = ", ".join(other.name for other in queues if not other.closed)
         choice = f", or choose another with --queue: {others}" if others else ""
         raise UserError(f"{where} starts no jobs ({queue.closed}); wait{choice}")
-    allowed, given = {a.lower() for a in queue.accounts}, account.lower()
-    if given and (given in (a.lower() for a in queue.barred) or (allowed and given not in allowed)):
+    allowed, barred = ({name.lower() for name in names} for names in (queue.accounts, queue.barred))
+    given = account.lower()
+    if given and (given not in allowed if allowed else given in barred):
         reason = f"which takes {', '.join(queue.accounts)}" if allowed else "from which it is barred"
         raise UserError(f"--account {account}: not for {where}, {reason}; name another account or --queue")
     if queue.seconds is not None and plan.walltime_seconds > queue.seconds:

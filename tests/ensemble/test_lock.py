@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -194,6 +195,17 @@ def test_a_holder_that_was_replaced_learns_of_it_and_leaves_the_other_alone(tmp_
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         RunLock(tmp_path / "nowhere" / "run.lock").acquire()
+
+
+def test_a_lock_that_does_not_fit_on_the_disk_is_not_left(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write"):
+            RunLock(tmp_path / "run.lock").acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("target", ["nowhere", "run.lock"])

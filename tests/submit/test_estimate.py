@@ -120,7 +120,7 @@ def dry_run(folder: Path, site: str, *arguments: str) -> subprocess.CompletedPro
         ("slurm", 279, "--time=1:10:00"),
         ("slurm", 27_910, "--time=24:00:00"),  # the profile's limit: further jobs continue
         ("frontier", 279, "--time=0:20:00"),
-        ("lsf", 279, "#BSUB -W "),
+        ("lsf", 279, "#BSUB -W 40\n"),
     ],
 )
 def test_a_job_asks_for_what_its_data_needs(tmp_path: Path, site: str, samples: int, time: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -247,6 +248,29 @@ def test_more_memory_than_nodes_have_is_refused(scheduler: str, line: str, asked
     check(too_much, *nodes, Nodes(1, 1))  # of which nothing is known
     for amount in fitting:
         check(amount, *nodes)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "barred", "reason"),
+    [
+        (("Abc",), (), ""),
+        (("Abc",), ("abc",), ""),  # Slurm then ignores DenyAccounts
+        (("other",), (), "which takes other"),
+        ((), ("ABC",), "from which it is barred"),
+        ((), ("other",), ""),
+    ],
+)
+def test_accounts_that_a_queue_takes(accounts: tuple[str, ...], barred: tuple[str, ...], reason: str) -> None:
+    site, queues = load_site("slurm"), [Queue("q", default=True, accounts=accounts, barred=barred)]
+    expected = pytest.raises(UserError, match=f"--account abc: not for queue 'q', {reason};")
+    with expected if reason else contextlib.nullcontext():
+        limits.check(site, plan_of(site, 1), queues, "abc")
+
+
+def test_a_closed_queue_without_an_alternative() -> None:
+    site = load_site("slurm")
+    with pytest.raises(UserError, match=r"starts no jobs \(State=DOWN\); wait$"):
+        limits.check(site, plan_of(site, 1), [Queue("q", default=True, closed="State=DOWN")], "")
 
 
 def test_without_a_default_queue_a_generic_profile_asks_for_one() -> None:
