@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hydragnn_hpc.atomic import write_json
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build.prepare import facts_of
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.dataset.store import shared
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import PROPERTIES
 from hydragnn_hpc.report.analysis import uncertainty
@@ -203,7 +206,17 @@ def small_dataset(path: Path) -> str:
     return store.write(path, arrays, facts_of(arrays, list(PROPERTIES.values()), Options(), SOURCE)).sha256
 
 
-def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
+def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def chunks(reader: Any, path: Path, name: str, *more: Any) -> Iterator[np.ndarray]:
+        read.append(name)
+        yield from chunks_of(reader, path, name, *more)
+
+    chunks_of = shared._chunks_of
+    monkeypatch.setattr(shared, "_chunks_of", chunks)
     out = making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, dataset=str(tmp_path / "d.bp"))
     assert ground_truth.read_data_set(load(out)) == (None, f"the data set {tmp_path / 'd.bp'} does not exist")
     results = load(out)
@@ -215,7 +228,7 @@ def test_the_data_set_is_shown_where_it_is_the_one_that_was_trained_on(tmp_path:
     text = (out / "campaign.yaml").read_text()
     (out / "campaign.yaml").write_text(text.replace("da7a" * 16, sha256))
     found, why = ground_truth.read_data_set(load(out))
-    assert not why and found.source == "all 3 samples of the data set"
+    assert not why and found.source == "all 3 samples of the data set" and "edge_vectors" not in read
     assert found.names.tolist() == ["a", "b", "cd"] and found.targets["mixing_enthalpy"][:, 0].tolist() == [0, 3, 0]
     next((tmp_path / "d.bp").glob("data.*")).write_bytes(b"garbage")
     found, why = ground_truth.read_data_set(load(out))

@@ -7,6 +7,7 @@ from hydragnn_hpc.dataset.store.shared import (
     folder_for,
     read,
     read_chunks,
+    read_each,
     refuse_existing,
     write,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "folder_for",
     "read",
     "read_chunks",
+    "read_each",
     "read_manifest",
     "refuse_existing",
     "verify",

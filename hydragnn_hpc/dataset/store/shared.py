@@ -11,7 +11,7 @@ import glob
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +259,8 @@ def _chunks_of(reader: Any, path: Path, name: str, fact: ArrayFacts, present: di
         yield chunk
 
 
-def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]]:
-    """Verify the files, then read array by array, so that only one needs to be in memory.
+def read_each(path: Path, manifest: Manifest, names: Collection[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Verify the files, then read all arrays, or those of some ``names``, so that only one needs to be in memory.
 
     Yields
     ------
@@ -274,6 +274,8 @@ def read_each(path: Path, manifest: Manifest) -> Iterator[tuple[str, np.ndarray]
         If anything does not match the manifest.
     """
     for name, parts in read_chunks(path, manifest):
+        if names is not None and name not in names:
+            continue
         fact = manifest.arrays[name]
         array = np.empty(tuple(fact.shape), fact.dtype)
         first = 0

@@ -138,15 +138,17 @@ def read_data_set(snapshot: Snapshot) -> tuple[GroundTruth | None, str]:
         manifest = store.read_manifest(path)
         if manifest.sha256 != snapshot.frozen.dataset_sha256:
             return None, f"the data set {path} is no longer the one that the members were trained on"
-        _, arrays = store.read(path)
+        # Not the edges: they may be larger than memory, and no figure shows them.
+        names = {"sample_names", "sample_name_offsets", "atomic_numbers", "atom_offsets"}
+        arrays = dict(store.read_each(path, manifest, names | {f"target_{name}" for name in manifest.targets}))
     except UserError as error:
         return None, str(error)
     except (ImportError, OSError) as error:
         return None, f"the data set {path} cannot be read here: {error}"
-    names = sample_names(arrays)
+    samples = np.array(sample_names(arrays))
     targets = {name: arrays[f"target_{name}"] for name in manifest.targets}
-    source = f"all {counted(len(names), 'sample')} of the data set"
-    return GroundTruth(source, np.array(names), arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
+    source = f"all {counted(len(samples), 'sample')} of the data set"
+    return GroundTruth(source, samples, arrays["atomic_numbers"], arrays["atom_offsets"], targets), ""
 
 
 def _columns(array: np.ndarray) -> np.ndarray:

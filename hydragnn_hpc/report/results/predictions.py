@@ -73,7 +73,7 @@ class EnsembleStatistics:
         self.valid = np.isfinite(self.truth)
         known = np.where(self.valid, self.truth, 0.0)
         centre = known.sum(axis=0) / np.maximum(self.valid.sum(axis=0), 1)
-        self._variance = float(np.sum((self.truth - centre)[self.valid] ** 2))
+        self._squares = float(np.sum((self.truth - centre)[self.valid] ** 2))
         self.parity = np.zeros((PARITY_BINS, PARITY_BINS), np.int64)
         self._moments = RunningMoments()
 
@@ -111,7 +111,7 @@ class EnsembleStatistics:
         error = value - truth
         self.rmse.append(rmse(predicted, self.truth))
         self.mae.append(float(np.mean(np.abs(error))))
-        self.r2.append(1 - float(np.sum(error**2)) / self._variance if self._variance else float("nan"))
+        self.r2.append(1 - float(np.sum(error**2)) / self._squares if self._squares else float("nan"))
         width = self.edges.errors[1] - self.edges.errors[0]
         counts, _ = np.histogram(error, self.edges.errors)
         self.densities.append(counts / (len(error) * width))
