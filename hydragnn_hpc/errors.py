@@ -35,6 +35,11 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the error's type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def spelt_out(text: str) -> str:
     """Write control characters as in Python's source: a name in a file of unknown origin must not control terminals."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -70,13 +70,15 @@ def read_arrays(
     Raises
     ------
     UserError
-        If the file is not valid.
+        If the file is not valid, or may not be read.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from error
     except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
         raise UserError(f"cannot read {path}: {error}; {remedy}") from error
 

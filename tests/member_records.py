@@ -20,10 +20,10 @@ _FAILURE = Failure(
 
 
 def a_result(**changes: object) -> Result:
-    """Return a result that is as given, and plain elsewhere."""
+    """Return a plain result with these fields changed."""
     return Result(**{**_RESULT.model_dump(by_alias=True), "stack": (changes.get("replica", 0),), **changes})
 
 
 def a_failure(**changes: object) -> Failure:
-    """Return a failed attempt that is as given, and plain elsewhere."""
+    """Return a plain failed attempt with these fields changed."""
     return Failure(**{**dict(_FAILURE), **changes})

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Payload:
-    """Makes a folder where it is unpickled."""
+    """Makes the folder ``marker`` when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = str(marker)

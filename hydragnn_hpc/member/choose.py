@@ -77,9 +77,10 @@ def choose(
         raise UserError(f"training.engine=fused cannot be used: {reason}; set training.engine=auto")
     kernels = False
     if campaign.model.convolution == "PNA" and device.type != "cpu":
-        without = "training.engine=torch" if requested == "torch" else why_no_kernels(device, sizes, data)
-        kernels = not without
-        reason += f"; Triton's kernels are not used: {without}" if without else ", and Triton's kernels work on it"
+        if requested != "torch":
+            without = why_no_kernels(device, sizes, data)
+            kernels = not without
+            reason += f"; Triton's kernels are not used: {without}" if without else ", and Triton's kernels work on it"
         if uncaptured := why_not_captured(device):
             reason += f"; steps are not captured: {uncaptured}"
     engine = general_engine(campaign.model, sizes, data, device, capture, kernels=kernels)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import hydragnn_hpc
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import UserError, first_line
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.doctor import TorchAnswer
 
@@ -29,7 +29,7 @@ _MASKS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
 def choose_device(
     requested: str, local_rank: int, *, require_gpu: bool = False, setting: str = "launch.device"
 ) -> torch.device:
-    """Return the device of a local rank: its number modulo that of the visible devices.
+    """Return the device of a local rank: its number modulo the number of visible devices.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def choose_device(
         if requested in (kind, "auto") and module.is_available():
             return torch.device(kind, local_rank % module.device_count())
         if requested == kind:
-            raise UserError(f"{setting}={kind}: {_why_none(kind)}")
+            raise UserError(f"{setting}={kind}: {_why_none(kind)}; to use the CPU, set {setting}=cpu")
     if requested == "auto" and require_gpu:
         raise UserError(f"--require-gpu: {_why_none(*_KINDS)}; to train on CPUs, leave out the option")
     return torch.device("cpu")
@@ -66,8 +66,9 @@ def _why_none(*kinds: str) -> str:
             try:
                 _KINDS[kind].init()
             except Exception as error:  # torch raises several types; the message may name a driver that is too old
-                reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
-    return f"torch {torch.__version__} sees no GPU: {'; '.join(reasons) or 'the node has none'}"
+                reasons.append(first_line(error))
+    reason = "; ".join(reasons) or "the node has none, or the job was given none"
+    return f"torch {torch.__version__} sees no GPU: {reason}"
 
 
 _NO_MEMORY = (

@@ -66,9 +66,9 @@ class FeatureDistribution:
         values = features.astype(np.float64)
         mean = values.mean(axis=0)
         whitening = np.linalg.inv(np.linalg.cholesky(_shrunk_covariance(values - mean)))
-        known = cls(mean, whitening, np.zeros(0), np.array([atoms.min(), atoms.max()]))
-        steps = np.linspace(0, 1, QUANTILES)
-        return replace(known, distances=np.quantile(np.linalg.norm(known.whitened(values), axis=1), steps))
+        without_distances = cls(mean, whitening, np.zeros(0), np.array([atoms.min(), atoms.max()]))
+        distances = np.linalg.norm(without_distances.whitened(values), axis=1)
+        return replace(without_distances, distances=np.quantile(distances, np.linspace(0, 1, QUANTILES)))
 
     def whitened(self, features: np.ndarray) -> np.ndarray:
         """Return coordinates ``[S, F]`` in which the training set has about unit covariance, row by row."""
@@ -101,8 +101,8 @@ class Trunk:
             "variants": (Variant(name=_NAME, tasks=(_NAME,)),),
             "model": own.model.model_copy(update={"pooling": "mean", "graph_head": ()}),
         }
-        ends = {"minimum": [0.0] * width, "maximum": [1.0] * width}
-        task = ModelTask(level="graph", unit="", label=_NAME, width=width, missing=0, field=_NAME, **ends)
+        limits = {"minimum": [0.0] * width, "maximum": [1.0] * width}
+        task = ModelTask(level="graph", unit="", label=_NAME, width=width, missing=0, field=_NAME, **limits)
         facts = model.facts.model_copy(update={"tasks": {_NAME: task}})
         weights = {name: value for name, value in model.weights.items() if not name.startswith("heads.")}
         weights |= {f"heads.{_NAME}.0.weight": torch.eye(width), f"heads.{_NAME}.0.bias": torch.zeros(width)}
@@ -160,7 +160,7 @@ def _shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     covariance = np.einsum("sf,sg->fg", centred, centred) / samples
     scale = np.trace(covariance) / width
     target = (scale or 1.0) * np.eye(width)
-    apart = ((covariance - target) ** 2).sum()
+    squared_distance = ((covariance - target) ** 2).sum()
     noise = ((centred**2).sum(axis=1) ** 2).sum() / samples**2 - (covariance**2).sum() / samples
-    shrinkage = min(1.0, max(LEAST_SHRINKAGE, noise / apart if apart else 1.0))
+    shrinkage = min(1.0, max(LEAST_SHRINKAGE, noise / squared_distance if squared_distance else 1.0))
     return np.asarray((1 - shrinkage) * covariance + shrinkage * target)

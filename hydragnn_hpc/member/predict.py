@@ -110,7 +110,8 @@ class StackedModels:
     def _scaled(self, graphs: Graphs) -> dict[str, np.ndarray]:
         every, model = np.arange(len(graphs)), self._campaign.model
         data = self._data(graphs, every, graphs.neighbours)
-        sizes = network_sizes(self._campaign, self._variant, data, self._average_degree())
+        linear, logarithmic = self._facts.average_degree
+        sizes = network_sizes(self._campaign, self._variant, data, (linear, logarithmic))
         if self._campaign.training.engine == "torch" or why_not_fused(model, sizes, self._device):
             return self._apply(general_engine(model, sizes, data, self._device), len(graphs))
         rows = {"node": int(graphs.atom_offsets[-1]), "graph": len(graphs)}
@@ -146,10 +147,6 @@ class StackedModels:
             self._buffers = torch.stack([layout.flat_buffers(m.weights) for m in self._models]).to(self._device)
         values = engine.predict(self._parameters, self._buffers, np.arange(samples))
         return {task: value.cpu().numpy() for task, value in values.items()}
-
-    def _average_degree(self) -> tuple[float, float]:
-        linear, logarithmic = self._facts.average_degree
-        return linear, logarithmic
 
     def _data(self, graphs: Graphs, chosen: np.ndarray, lists: list[Neighbours]) -> TrainingData:
         """Return ``chosen`` structures without targets; ``lists`` are of all geometries, or the one they share."""

@@ -16,7 +16,9 @@ from hydragnn_hpc.records.model import ModelFacts
 
 
 def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
-    """Return the tensors under ``key`` in a file of ``torch.save``, executing nothing in it.
+    """Return the tensors under ``key`` in a file of ``torch.save`` as arrays, executing nothing in it.
+
+    NumPy has no bfloat16: such tensors become float32.
 
     Raises
     ------
@@ -27,14 +29,20 @@ def read_state(path: Path, key: str) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):  # torch's older format has no checksums
             verify_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content.get(key) if isinstance(content, dict) else None
+        if isinstance(state, dict) and all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+            return {str(name): _array(tensor) for name, tensor in state.items()}
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from error
     except Exception as error:  # a damaged or malicious file raises almost anything
         raise UserError(f"cannot read {path}: {reason_of(error)}; copy it again, or save the weights alone") from error
-    state = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"{path} has no tensors under '{key}'; give a checkpoint of HydraGNN")
-    return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
+    raise UserError(f"{path} has no tensors under '{key}'; give a checkpoint of HydraGNN")
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
 
 
 def write_state(path: Path, key: str, state: dict[str, np.ndarray]) -> None:

@@ -32,6 +32,7 @@ import torch
 
 from hydragnn_hpc import streams
 from hydragnn_hpc.dataset.staged.copies import StagedData, open_staged
+from hydragnn_hpc.errors import first_line
 from hydragnn_hpc.ledger import read_frozen
 from hydragnn_hpc.member.choose import choose
 from hydragnn_hpc.member.device import choose_device, describe, is_out_of_memory, make_current, set_arithmetic, versions
@@ -303,7 +304,7 @@ def _report_of(worker: Worker | None, error: Exception) -> Failed | Returned:
 
 
 def _cause(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if is_out_of_memory(error):
         return f"out of memory: {first}"
     if "busy or unavailable" in first:  # CUDA's words

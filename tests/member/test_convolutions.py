@@ -58,7 +58,7 @@ def make_engine(
 ) -> LibraryEngine:
     """A small network in float64."""
     basis = EdgeBasis(5, CUTOFF) if edges else None
-    sizes = NetworkSizes(1, (6, 6, 6), TASK_SIZES, samples.average_degree(), pooling, edges=basis)
+    sizes = NetworkSizes(1, (6, 6), TASK_SIZES, samples.average_degree(), pooling, edges=basis)
     return LibraryEngine(sizes, name, samples, CPU, torch.float64, shared=shared)
 
 
@@ -294,7 +294,7 @@ def test_vectors_rotate_with_the_structure_and_scalars_do_not(name: str, by: np.
     samples = dataclasses.replace(samples, targets=targets, levels={t: level for t, (level, _) in widths.items()})
 
     def predicted(data: TrainingData) -> dict[str, np.ndarray]:
-        sizes = NetworkSizes(1, (6, 6, 6), tasks, data.average_degree(), edges=EdgeBasis(5, CUTOFF))
+        sizes = NetworkSizes(1, (6, 6), tasks, data.average_degree(), edges=EdgeBasis(5, CUTOFF))
         engine = LibraryEngine(sizes, name, data, CPU, torch.float64)
         found = engine.predict(*stack(engine, 1), np.arange(12))
         units = {t: limits[t][:, 0] + found[t][0].numpy() * np.diff(limits[t])[:, 0] for t in limits}

@@ -84,7 +84,9 @@ def test_a_required_gpu_that_is_missing_is_an_error_with_its_reason(monkeypatch:
     monkeypatch.setattr(torch.xpu, "init", none)
     with pytest.raises(UserError, match=r"sees no GPU: The NVIDIA .* is too old \(found version 11040\)\.; Assert"):
         device.choose_device("auto", 0, require_gpu=True)
-    with pytest.raises(UserError, match=r"launch.device=cuda: torch .* too old"):
+    with pytest.raises(
+        UserError, match=r"launch.device=cuda: torch .* too old .*; to use the CPU, set launch.device=cpu$"
+    ):
         device.choose_device("cuda", 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is ''"):

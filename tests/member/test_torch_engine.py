@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hydragnn_hpc.campaign_file import parse_campaign
+from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.member import choose
 from hydragnn_hpc.member.engine.captured import CaptureError, steps_of, why_not_captured
 from hydragnn_hpc.member.engine.optimize import new_optimizer
@@ -57,6 +58,20 @@ def test_torch_has_the_functions_that_capture_steps(kind: str, graph: str) -> No
     assert callable(getattr(module, graph).replay) and module.graph_pool_handle and module.empty_cache
 
 
+def campaign(engine: str) -> Campaign:
+    """Return a campaign with the tasks of `one_geometry` that asks for this engine."""
+    tasks = {t.name: {"level": t.level, "field": t.name} for t in TASKS}
+    training = {**campaigns.SMALL["training"], "engine": engine}
+    return parse_campaign({**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"], "training": training}, "")
+
+
+def test_the_reason_for_an_engine_that_was_asked_for_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "general_engine", lambda *_, **__: SimpleNamespace(name="torch"))
+    asked = campaign("torch")
+    _, reason = choose.choose(asked, asked.variants[0], one_geometry().data, torch.device("cuda", 0))
+    assert reason == "torch: training.engine=torch"
+
+
 def test_a_torch_without_xpu_graphs_trains_without_them_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     xpu = torch.device("xpu", 0)
     assert not why_not_captured(xpu) and not why_not_captured(torch.device("cuda", 0))
@@ -64,17 +79,14 @@ def test_a_torch_without_xpu_graphs_trains_without_them_and_says_so(monkeypatch:
     assert why_not_captured(xpu) == f"torch {torch.__version__} has no xpu graphs"
     monkeypatch.setattr(choose, "why_no_kernels", lambda *_: "")
     monkeypatch.setattr(choose, "general_engine", lambda *_, **__: SimpleNamespace(name="triton"))
-    tasks = {t.name: {"level": t.level, "field": t.name} for t in TASKS}
-    campaign = parse_campaign({**campaigns.SMALL, "tasks": tasks, "variants": ["HCV"]}, "")
-    _, reason = choose.choose(campaign, campaign.variants[0], one_geometry().data, xpu)
+    asked = campaign("auto")
+    _, reason = choose.choose(asked, asked.variants[0], one_geometry().data, xpu)
     assert reason.endswith(f"work on it; steps are not captured: torch {torch.__version__} has no xpu graphs")
     monkeypatch.undo()
     monkeypatch.delattr(torch.xpu, "XPUGraph")
     monkeypatch.setattr(choose, "TorchEngine", lambda *_, capture: SimpleNamespace(capture=capture))
     problem = one_geometry()
-    made = [
-        choose.general_engine(campaign.model, problem.sizes, problem.data, torch.device(d)) for d in ("xpu", "cuda")
-    ]
+    made = [choose.general_engine(asked.model, problem.sizes, problem.data, torch.device(d)) for d in ("xpu", "cuda")]
     assert [engine.capture for engine in made] == [False, True]
 
 

@@ -1,7 +1,7 @@
 """Training steps as CUDA or XPU graphs: all launches of a step become one.
 
 The order of an epoch's samples and the optimiser's factors are sent to the device once, and a counter there selects
-those of each step. Every graph is verified: it is used only if its first replay agrees with the step without it.
+those of each step. Every graph is verified: it is used only if its first replay agrees with the step itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.errors import first_line
 from hydragnn_hpc.member.engine.interface import DeviceStep, Engine, RepeatableEngine
 from hydragnn_hpc.member.engine.resident import check_batch, send
 from hydragnn_hpc.member.engine.sizes import Array
@@ -31,7 +32,7 @@ def why_not_captured(device: torch.device) -> str:
 
 
 def steps_of(engine: Engine) -> Steps:
-    """Return how steps of the engine are run: as graphs where it allows that."""
+    """Return what runs the engine's steps: as graphs where the engine allows it."""
     return CapturedSteps(cast(RepeatableEngine, engine)) if engine.captured else PlainSteps(engine)
 
 
@@ -49,10 +50,10 @@ class _Fixed:
     Attributes
     ----------
     order : int64 tensor [steps, E, B]
-        Sample numbers; the last row continues with those of the first.
+        Sample numbers of each step; the last row is completed from the start of each member's order.
     factors : tensor [steps, ...]
     number : int64 tensor [1]
-        Of the next step.
+        The number of the next step.
     """
 
     state: StackState
@@ -79,8 +80,8 @@ class _Shape:
 class CapturedSteps:
     """Runs steps as graphs, one for each number of samples of a batch.
 
-    All graphs share one pool of memory. It is released, with the working memory of the steps, when another state comes:
-    a stack that has shrunk.
+    All graphs share one pool of memory. It is released, with the working memory of the steps, when another state
+    follows, that of a stack that has shrunk.
     """
 
     def __init__(self, engine: RepeatableEngine) -> None:
@@ -189,7 +190,7 @@ class CapturedSteps:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise CaptureError(str(error).splitlines()[0]) from error
+            raise CaptureError(first_line(error)) from error
         if not right:
             raise CaptureError("the first replay gave other numbers than the step itself")
         _copy([*before, planned], [*tensors, order])

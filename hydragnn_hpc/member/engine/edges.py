@@ -40,7 +40,7 @@ def _none(lengths: Tensor, cutoff: float) -> Tensor:
 
 
 def _polynomial(lengths: Tensor, cutoff: float) -> Tensor:
-    """Return 1 - 28 x^6 + 48 x^7 - 21 x^8: 0 at the cutoff, like two derivatives (DimeNet, eq. 8, p = 6)."""
+    """Return 1 - 28 x^6 + 48 x^7 - 21 x^8: 0 at the cutoff, as are two derivatives (DimeNet, eq. 8, p = 6)."""
     x = (lengths / cutoff).clamp(max=1.0)
     return 1.0 + torch.pow(x, 6) * (-28.0 + x * (48.0 - 21.0 * x))
 

@@ -14,7 +14,7 @@ from hydragnn_hpc.member.engine.sizes import Array, NetworkSizes
 from hydragnn_hpc.member.engine.training_data import SampleGraphs
 
 DeviceStep = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`Engine.step` with the sample numbers on the device, int64 [E, B]: it runs there alone."""
+"""`Engine.step` with the sample numbers on the device, int64 [E, B]: all of it runs there."""
 
 
 class Engine(Protocol):

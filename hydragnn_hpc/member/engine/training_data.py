@@ -114,7 +114,7 @@ class TrainingData:
     levels : dict
         By task, ``node`` or ``graph``.
     split : Split
-        Of the data set, with the part of its training set that the campaign uses.
+        Of the data set; unless it is divided into folds, the training set is the part that the campaign uses.
     references : dict
         By task, for tasks that have one.
     recipe : Recipe

@@ -45,15 +45,16 @@ COMPILER_SECONDS = 300
 """Time limit of one run of a compiler."""
 
 
-class CannotCompile(Exception):  # noqa: N818 - says what happened, and is caught where it is raised
+class CompilationError(Exception):
     """No kernels can be compiled or loaded here; the message says why."""
 
 
+@functools.cache  # else each prediction would run a failing compiler again, and engines could alternate
 def unavailable(dtype: np.typing.DTypeLike = np.float32) -> str:
     """Return why the kernels cannot be used here, ``""`` if they can. Compiles them at first use (seconds)."""
     try:
         library(np.dtype(dtype).name)
-    except CannotCompile as error:
+    except CompilationError as error:
         return str(error)
     return ""
 
@@ -64,7 +65,7 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
 
     Raises
     ------
-    CannotCompile
+    CompilationError
         With the reason, in one line.
     """
     folder = cache or cache_folder()
@@ -76,9 +77,9 @@ def library(dtype: str, cache: Path | None = None) -> ctypes.CDLL:
                 if not (_is_own(target) and _loads(target)):
                     compile_source(compiler, dtype, target)
                 return _declared(ctypes.CDLL(str(target)), dtype)
-        except (CannotCompile, OSError) as error:
+        except (CompilationError, OSError) as error:
             reasons.append(str(error))
-    raise CannotCompile("; ".join(reasons))
+    raise CompilationError("; ".join(reasons))
 
 
 def find_compilers() -> list[str]:
@@ -86,12 +87,12 @@ def find_compilers() -> list[str]:
 
     Raises
     ------
-    CannotCompile
+    CompilationError
         If there is none.
     """
     paths = [path for name in COMPILERS if (path := shutil.which(name))]
     if not paths:
-        raise CannotCompile(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
+        raise CompilationError(f"no C compiler ({', '.join(COMPILERS)}) on the PATH")
     return paths
 
 
@@ -100,7 +101,7 @@ def cache_folder() -> Path:
 
     Raises
     ------
-    CannotCompile
+    CompilationError
         If there is none.
     """
     with contextlib.suppress(OSError, RuntimeError):
@@ -108,7 +109,7 @@ def cache_folder() -> Path:
     try:
         return _private(Path(tempfile.gettempdir()) / f"hydragnn_hpc-{os.getuid()}")
     except OSError as error:
-        raise CannotCompile(f"no folder for compiled kernels: {error}") from error
+        raise CompilationError(f"no folder for compiled kernels: {error}") from error
 
 
 def compile_source(compiler: str, dtype: str, target: Path) -> None:
@@ -116,7 +117,7 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
 
     Raises
     ------
-    CannotCompile
+    CompilationError
         With the first line of the compiler's errors.
     """
     extra = ["-DFUSED_DOUBLE"] if dtype == "float64" else []
@@ -135,17 +136,17 @@ def compile_source(compiler: str, dtype: str, target: Path) -> None:
             complaint = complaint or next(iter(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
         finally:
             Path(name).unlink(missing_ok=True)
-    raise CannotCompile(f"{compiler} cannot compile the kernels: {complaint}")
+    raise CompilationError(f"{compiler} cannot compile the kernels: {complaint}")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a compiler; one that cannot be started or does not end is `CannotCompile`."""
+    """Run a compiler; raise `CompilationError` if it cannot be started or does not end."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=COMPILER_SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise CannotCompile(f"{command[0]} did not run: {error}") from error
+        raise CompilationError(f"{command[0]} did not run: {error}") from error
 
 
 def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
@@ -156,7 +157,7 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
         declared[name.decode()] = value.value
     for name in expected | declared:
         if expected.get(name) != declared.get(name):
-            raise CannotCompile(
+            raise CompilationError(
                 f"the kernels have {name} = {declared.get(name)}, but fused/plan.py has {expected.get(name)};"
                 " correct one"
             )
@@ -167,7 +168,7 @@ def _declared(loaded: ctypes.CDLL, dtype: str) -> ctypes.CDLL:
 
 
 def _private(folder: Path) -> Path:
-    """Make ``folder``, and return it resolved; its content is executed, so that other users may not write to it.
+    """Make ``folder``, and return it resolved; its content is executed, so other users must not be able to change it.
 
     One that belongs to another user, that others can replace, or that this user cannot write to is an `OSError`.
     """
@@ -200,10 +201,10 @@ def _fingerprint(compiler: str, dtype: str) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's model and features, on which the meaning of ``-march=native`` depends."""
+    """Return the processor's model and features, on which the meaning of `NATIVE` depends."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        prefixes = ("model name", "flags", "Features", "cpu\t")
+        prefixes = ("model name", "flags", "Features", "CPU ", "cpu\t")  # of x86, of Arm, of Power
         return "\n".join(sorted({line for line in lines if line.startswith(prefixes)}))
     return platform.processor()
 

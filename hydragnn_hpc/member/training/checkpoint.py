@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from hydragnn_hpc.atomic import Hold, write_text, written_whole
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import UserError, first_line
 from hydragnn_hpc.member.training.schedule import Schedule
 from hydragnn_hpc.paths import MemberFolder, write_arrays, write_record
 from hydragnn_hpc.records.base import FileRecord
@@ -154,17 +154,19 @@ def read_model(
     Raises
     ------
     UserError
-        If the file is missing, damaged or of another version; it ends with the ``remedy``.
+        If the file is missing, damaged or of another version, with the ``remedy``; or if it may not be read.
     """
     try:
         return TrainedModel(*_facts_and_tensors(files.model, "weights", ModelFacts))
+    except PermissionError as error:
+        raise UserError(f"cannot read {files.model}: {error.strerror}; make it readable") from error
     except Exception as error:  # a damaged file raises almost anything
         raise UserError(f"cannot read {files.model}: {reason_of(error)}; {remedy}") from error
 
 
 def reason_of(error: Exception) -> str:
     """Return the first line of an error's message, shortened; the error's type if there is none."""
-    return str(error).split("\n")[0][:160] or type(error).__name__
+    return first_line(error)[:160]
 
 
 def write_history(files: MemberFolder, history: list[HistoryRow], hold: Hold = nullcontext) -> None:

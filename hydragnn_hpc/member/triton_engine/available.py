@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragnn_hpc.errors import first_line
 from hydragnn_hpc.member.device import is_out_of_memory
 from hydragnn_hpc.member.engine.interface import Engine
 from hydragnn_hpc.member.engine.optimize import new_optimizer
@@ -38,7 +39,7 @@ def unavailable(device: torch.device, sizes: NetworkSizes, data: TrainingData) -
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return f"Triton fails on this device: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        return f"Triton fails on this device: {first_line(error)}"
 
 
 def _steps_agree(device: torch.device, sizes: NetworkSizes, data: TrainingData) -> bool:

@@ -70,13 +70,13 @@ def over(engines: Iterable[str], names: str, values: list[tuple], repeats: list[
 
 # Each test runs its engines in some combinations of edge features and precision; --long adds the others. Triton's
 # interpreter is slow: its engine runs only the tests of what its kernels do, and tests/member/triton_engine has more.
-PLAIN = [n for n in ENGINES if n != "triton"]
-every = over(PLAIN, "edges", [("without edges",)], [("edges",)])
-every_and_kernels = over(ENGINES, "edges", [("without edges",)], [("edges",)])
+FAST = [n for n in ENGINES if n != "triton"]
+with_fast_engines = over(FAST, "edges", [("without edges",)], [("edges",)])
+with_all_engines = over(ENGINES, "edges", [("without edges",)], [("edges",)])
 EDGES_IN_DOUBLE = [("edges", torch.float64), ("without edges", torch.float32)]
 EDGES_IN_SINGLE = [("edges", torch.float32), ("without edges", torch.float64)]
-edges_in_double = over(PLAIN, "edges, dtype", EDGES_IN_DOUBLE, EDGES_IN_SINGLE)
-edges_in_single = over(PLAIN, "edges, dtype", EDGES_IN_SINGLE, EDGES_IN_DOUBLE)
+edges_in_double = over(FAST, "edges, dtype", EDGES_IN_DOUBLE, EDGES_IN_SINGLE)
+edges_in_single = over(FAST, "edges, dtype", EDGES_IN_SINGLE, EDGES_IN_DOUBLE)
 LEVELS = {
     "mixed": TASKS,
     "graph": TASKS[:1],
@@ -144,7 +144,7 @@ def test_several_geometries(name: str, dtype: torch.dtype, atoms: tuple[int, ...
     check(problem, name, problem.index(6), dtype)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("basis", edge_features.BASES)
 @pytest.mark.parametrize("envelope", edge_features.ENVELOPES)
 def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
@@ -153,7 +153,7 @@ def test_any_edge_features(name: str, basis: str, envelope: str) -> None:
     check(problem, name, problem.index(6))
 
 
-@every
+@with_fast_engines
 @pytest.mark.parametrize("levels", LEVELS)
 def test_any_tasks(name: str, levels: str) -> None:
     problem = Problem(shared(2, tasks=LEVELS[levels]).data, LEVELS[levels])
@@ -161,7 +161,7 @@ def test_any_tasks(name: str, levels: str) -> None:
 
 
 def gaussian_nll(difference: torch.Tensor, truth: torch.Tensor, noise: torch.Tensor, reduction: str) -> torch.Tensor:
-    """torch's, of the variance that a head's noise stands for."""
+    """torch's likelihood loss, with the square of the noise as its variance."""
     found: torch.Tensor = GaussianNLLLoss(reduction=reduction)(difference, truth, noise.square())
     return found
 
@@ -218,7 +218,7 @@ def scale_noise(problem: Problem, factor: float, shift: float) -> None:
             last.mul_(factor).add_(shift if kind == "bias" else 0.0)
 
 
-@every
+@with_fast_engines
 def test_the_likelihood_of_tiny_noise(name: str) -> None:
     """Variances at their bound, 1e-6."""
     tasks = tuple(dataclasses.replace(t, loss=losses.GaussianNll()) for t in TASKS)
@@ -237,7 +237,7 @@ def test_the_likelihood_by_hand() -> None:
     assert losses.mean_and_noise(np.ones((1, 2)), 2)[1] is None
 
 
-@every
+@with_fast_engines
 def test_one_loss_for_each_task(name: str) -> None:
     of_each = zip(LEVELS["one group"] * 2, ("mse", "mae", "huber", "nll", "nll", "nll"), strict=True)
     tasks = tuple(dataclasses.replace(t, name=t.name + k, loss=LOSSES[k][0]) for t, k in of_each)
@@ -327,7 +327,7 @@ def test_every_optimizer_is_tested() -> None:
     assert {kind.split()[0] for kind in OPTIMIZERS} == {*optimize.OPTIMIZERS} == {*sections.OPTIMIZERS}
 
 
-@every
+@with_fast_engines
 def test_wider_inputs_and_one_layer(name: str) -> None:
     """All layers have the same width, which is all that a campaign can ask for."""
     problem = Problem(shared(3, inputs=5).data, channels=(4, 4))
@@ -367,14 +367,14 @@ def test_missing_targets_do_not_count(name: str, dtype: torch.dtype, share: floa
         assert not any(gradient.any() for gradient in found.gradients.values())
 
 
-@every_and_kernels
+@with_all_engines
 def test_equal_neighbours(name: str) -> None:
     """Inputs of species alone: minimum and maximum meet many equal neighbours, and deviations vanish."""
     problem = shared(9, atoms=8, spread=0.0)
     check(problem, name, problem.index(8))
 
 
-@every_and_kernels
+@with_all_engines
 def test_ties_between_neighbours_that_differ(name: str) -> None:
     """The message's weights are zero, so that all neighbours tie whatever they are (see `Engine`)."""
     lists = np.array([0, 2, 3, 4]), np.array([1, 2, 0, 0], np.int32)  # atom 0 has two neighbours, the others one
@@ -400,8 +400,8 @@ def test_batches_of_other_sizes_and_a_stack_that_shrinks(name: str) -> None:
     engine, reference = problem.engine(name), problem.engine()
     parameters, buffers = problem.stack(engine)
     true_parameters, true_buffers = problem.stack(reference)
-    for number, batch in enumerate((6, 6, 2, 6, 14)):
-        if number in (3, 4):
+    for number, batch in enumerate((6, 2, 6, 9)):
+        if number == 3:
             parameters, buffers, true_parameters, true_buffers = (
                 t[1:].clone() for t in (parameters, buffers, true_parameters, true_buffers)
             )
@@ -440,7 +440,7 @@ def test_a_member_does_not_depend_on_its_stack(name: str, dtype: torch.dtype, at
             torch.testing.assert_close(value, predicted[task][places], **close)
 
 
-@over(PLAIN, "edges, at_once", [("edges", 20), ("without edges", 4096)], [("edges", 4096), ("without edges", 20)])
+@over(FAST, "edges, at_once", [("edges", 20), ("without edges", 4096)], [("edges", 4096), ("without edges", 20)])
 def test_a_prediction_does_not_depend_on_its_batch(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "ATOMS_PREDICTED_ON_CPU", at_once)
     problem = shared(13)
@@ -461,7 +461,7 @@ def test_no_samples_have_no_predictions(name: str, atoms: tuple[int, ...]) -> No
         assert predicted[task.name].shape == (3, 0, task.width) and predicted[task.name].dtype == torch.float32
 
 
-@every_and_kernels
+@with_all_engines
 def test_not_a_number_shows_in_its_members_losses_alone(name: str) -> None:
     """A diverged member must be noticed: ReLU and minimum do not swallow it."""
     problem = shared(14)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,8 @@ def test_not_a_number_stays_in_its_place() -> None:
 
 def test_subnormal_moments_vanish_and_the_processor_is_left_as_it_was() -> None:
     """They would persist, at a hundred cycles each."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("subnormal numbers are flushed to zero on x86 only")
     problem = any_problem(47)
     engine = problem.engine("fused", torch.float32)
     parameters, _ = problem.stack(engine, torch.float32)

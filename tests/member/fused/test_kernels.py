@@ -57,16 +57,16 @@ def test_the_kernels_are_available_here() -> None:
     assert unavailable() == unavailable("float64") == ""
 
 
-def test_many_workers_compile_once(tmp_path: Path, cache: Path) -> None:
+def test_workers_that_start_at_once_compile_once(tmp_path: Path, cache: Path) -> None:
     log = tmp_path / "log"
     fake_compiler(
         tmp_path / "bin", "gcc", f'case "$*" in *member.c*) echo x >> {log};; esac\nexec {shutil.which("gcc")} "$@"'
     )
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     command = [sys.executable, "-c", LOAD, str(cache)]
-    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     printed = "".join(worker.communicate(timeout=120)[1] for worker in workers)
-    assert [worker.returncode for worker in workers] == [0] * 3
+    assert [worker.returncode for worker in workers] == [0] * 2
     assert printed.count("compiled the fused engine with") == 1
     assert log.read_text().split() == ["x"]
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_compiled_again(cache: Path) -> None:
 
 def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(kernels.CannotCompile, match="no C compiler"):
+    with pytest.raises(kernels.CompilationError, match="no C compiler"):
         kernels.library("float32", tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_the_first_error_of_a_failing_compiler_is_reported(
 ) -> None:
     fake_compiler(tmp_path / "bin", "cc", 'echo "license expired" >&2; exit 3')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(kernels.CannotCompile, match="cannot compile the kernels: license expired"):
+    with pytest.raises(kernels.CompilationError, match="cannot compile the kernels: license expired"):
         kernels.library("float32", cache)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
@@ -105,6 +105,27 @@ def test_the_next_compiler_is_tried(broken: str, tmp_path: Path, cache: Path, mo
     fake_compiler(tmp_path / "bin", "clang", f'PATH=/usr/bin:/bin exec {real} "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert kernels.library("float32", cache).fused_lanes() > 1
+
+
+def test_arm_processors_of_different_models_share_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for part in ("0xd0c", "0xd40"):
+        text = f"processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: {part}\n"
+        monkeypatch.setattr(Path, "read_text", lambda _, text=text: text)
+        found.add(kernels._processor())
+    assert len(found) == 2
+
+
+def test_a_reason_holds_for_the_life_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(dtype: str) -> None:
+        asked.append(dtype)
+        raise kernels.CompilationError("the compiler has no licence")
+
+    monkeypatch.setattr(kernels, "library", fail)
+    assert [unavailable("float16") for _ in range(2)] == ["the compiler has no licence"] * 2
+    assert asked == ["float16"]
 
 
 def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
@@ -137,7 +158,7 @@ def test_another_interface_is_refused(
     assert was in header.read_text()
     header.write_text(header.read_text().replace(was, becomes))
     monkeypatch.setattr(kernels, "SOURCE", tmp_path / "source")
-    with pytest.raises(kernels.CannotCompile, match=words):
+    with pytest.raises(kernels.CompilationError, match=words):
         kernels.library("float32", tmp_path)
 
 
@@ -150,7 +171,8 @@ def test_narrower_processors_compute_the_same(narrow: str, tmp_path: Path, monke
     problem = Problem(random_samples(rng, [random_neighbours(rng, 9, 20)], 30), members=2)
     index, engines = problem.index(21), [problem.engine(name) for name in ("fused", "fused varying")]
     before = [(problem.step(e, index), e.predict(*problem.stack(e), index[0])) for e in engines]
-    monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-march=native", narrow))
+    flags = [flag for flag in kernels.FLAGS if flag != "-O3"]
+    monkeypatch.setattr(kernels, "FLAGS", (*flags, "-O1", "-march=native", narrow))  # compiled in half the time
     monkeypatch.setattr(kernels, "NATIVE", ())
     for engine, (expected, predicted) in zip(engines, before, strict=True):
         engine._library = kernels.library("float64", tmp_path)
@@ -201,7 +223,7 @@ def test_a_planted_library_is_not_loaded(cache: Path, how: str) -> None:
 def test_a_planted_lock_empties_no_file(cache: Path) -> None:
     (cache.parent / "precious").write_text("content")
     compiled_file(cache, ".lock").symlink_to(cache.parent / "precious")
-    with contextlib.suppress(kernels.CannotCompile):
+    with contextlib.suppress(kernels.CompilationError):
         kernels.library("float32", cache)
     assert (cache.parent / "precious").read_text() == "content"
 

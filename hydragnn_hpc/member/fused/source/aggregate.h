@@ -1,7 +1,7 @@
 /* Aggregation over neighbours, forward and backward (Corso et al. 2020, eq. 2 to 5).
  *
- * y holds one block: a column of `features` vectors per atom. Features go five at a time, so that the
- * running sums of one receiver stay in registers while its neighbours are visited. Mean and variance are
+ * y holds one block: a column of `features` vectors per atom. Features are processed five at a
+ * time, so that the running sums of one receiver stay in registers while its neighbours are visited. Mean and variance are
  * of the differences from the first neighbour: mean(y^2) - mean(y)^2 cancels in float32, but shifted by
  * one of the values the squared mean is at most degree times the variance, so little is lost.
  */
