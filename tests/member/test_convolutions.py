@@ -65,6 +65,9 @@ def make_engine(
 def stack(engine: LibraryEngine, members: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Initial parameters and buffers of a stack, with other running statistics for each member."""
     parameters = torch.stack([engine.layout.initial_parameters(5 + e) for e in range(members)]).double()
+    for name, value in engine.layout.named(parameters).items():
+        if name.endswith(".eps"):  # initially 0: atoms that are each other's only neighbours would tie in a maximum
+            value.fill_(0.1)
     buffers = torch.stack([engine.layout.initial_buffers()] * members).double()
     return parameters, buffers + 0.1 * torch.arange(members)[:, None]
 
