@@ -233,10 +233,17 @@ def test_predictions_without_an_error_and_those_outside_all_bins_are_drawn(tmp_p
             style.compressed(drawing.figure)
 
 
-def test_a_neutral_cell_has_no_figure_of_its_total(unfinished: Rendered) -> None:
-    with style.style():
-        drawn = [d.name for d in composition.draw_totals(unfinished.content)]
-    assert drawn == ["total_M"]  # charges add up to zero
+def test_a_neutral_cell_has_no_figure_of_its_total_and_a_total_without_a_unit_is_per_cell(
+    unfinished: Rendered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = []
+    for unit in ("μB", ""):
+        monkeypatch.setattr(composition.rows, "unit_of", lambda *_, unit=unit: unit)
+        with style.style():
+            (drawn,) = composition.draw_totals(unfinished.content)  # charges add up to zero
+        assert drawn.name == "total_M"
+        labels.append(drawn.figure.axes[0].get_ylabel())
+    assert labels == ["total magnetic moment (μB per cell)", "total magnetic moment (per cell)"]
 
 
 def test_lines_differ_in_two_of_colour_dashes_and_marker() -> None:

@@ -66,7 +66,7 @@ def draw_totals(content: Content) -> Iterator[Drawing]:
         if not np.isfinite(total).any() or np.nanmax(np.abs(total)) < _ZERO * float(np.nanmax(np.abs(values))):
             continue  # charges of a neutral cell: the total is zero up to rounding
         label, unit = _first(label_of(results.campaign, task), values), rows.unit_of(results, task)
-        figure = _totals_figure(results, samples, total, with_unit(f"total {label}", f"{unit} per cell"))
+        figure = _totals_figure(results, samples, total, with_unit(f"total {label}", f"{unit} per cell".strip()))
         if figure is not None:
             against = ["against composition"] if samples.composition() is not None else []
             graph = any(s.level == "graph" and s.field in samples.targets for s in tasks.values())
