@@ -16,13 +16,12 @@ from hydragnn_hpc.streams import OptionalStream
 SAY = "import sys; from hydragnn_hpc import streams; streams.prepare(); from hydragnn_hpc.logs import log; {}"
 
 
-def python(code: str, redirection: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
     """Run ``code`` with its streams prepared, under a redirection of the shell."""
     return subprocess.run(
         ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, SAY.format(code)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
     )
 
 
@@ -152,7 +151,7 @@ def test_commands_succeed_in_an_encoding_that_lacks_characters(folder: Path, enc
         assert done.stdout.decode(encoding).strip()
 
 
-def test_what_a_library_prints_is_in_the_worker_s_log() -> None:
+def test_what_a_library_prints_is_in_a_workers_log() -> None:
     code = """
 import ctypes, runpy
 from hydragnn_hpc import ledger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,15 +72,27 @@ def read_jobs(folder: CampaignFolder, patience: float = PATIENCE_SECONDS) -> tup
     """Return the latest jobs of a campaign, oldest first, and remarks, a line each.
 
     Jobs of a scheduler that is not on this host or does not answer within ``patience`` seconds are ``unknown``; such a
-    scheduler is asked only once.
+    scheduler is asked only once. In another user's folder, only the package's schedulers are asked.
     """
     records, remarks = read_records(folder.job_record)
     if len(records) > LATEST:
         remarks.append(f"{counted(len(records) - LATEST, 'earlier job')}: {folder.job_record}")
     silent: dict[str, str] = {}
+    if not _is_own(folder.job_record):
+        # What another user has written must not name commands to run.
+        words = "its scheduler is not one of the package's; only the user who submitted it can ask"
+        silent = {job.scheduler: words for job in records if Path(job.scheduler).is_absolute()}
     # The latest first: it is the most likely to be pending.
     statuses = [_status(job, silent, patience) for job in reversed(records[-LATEST:])]
     return statuses[::-1], remarks
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file belongs to this user, or to root."""
+    try:
+        return path.stat().st_uid in (0, os.getuid())
+    except OSError:
+        return False
 
 
 def read_records(path: Path) -> tuple[list[SubmittedJob], list[str]]:

@@ -27,6 +27,7 @@ NEEDED = {
 }
 """What a run cannot do without, and cannot write again, by what is in its place."""
 INFORM = ("logs/events.jsonl", "progress.json", "remarks.json", "report/figures", "report/table1.csv")
+"""What only informs the user."""
 
 
 def folder(path: Path) -> None:

@@ -42,7 +42,7 @@ def test_all_members_are_trained_on_any_number_of_ranks(small: Path, tmp_path: P
     assert len(supervisors) == max(ranks, 1)
     for peak, heavy in supervisors:
         assert int(peak) < 120 and heavy == "[]", done.stdout
-    again = drive(small, tmp_path / "out", ranks, "hopeless", "-", "0")
+    again = drive(small, tmp_path / "out", 0, "hopeless", "-", "0")
     assert again.returncode == 0, "finished members were not left alone"
 
 

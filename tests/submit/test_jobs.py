@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hydragnn_hpc.paths import CampaignFolder, append_record
 from hydragnn_hpc.submit import jobs
 from tests.campaigns import done
 from tests.report import making
-from tests.submit.paper import a_job
+from tests.submit.paper import ROOT, a_job
 from tests.submit.programs import stand_in
 from tests.waiting import has_ended, wait_for
 
@@ -93,6 +95,23 @@ def test_a_scheduler_that_hangs_is_asked_once(tmp_path: Path) -> None:
     child = int((tmp_path / "child").read_text())
     # Killed with the command that started it; otherwise it would live for two minutes.
     wait_for(lambda: has_ended(child), 60)
+
+
+def test_a_folder_of_another_user_names_no_commands(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    (tmp_path / "mine.sh.jinja").touch()
+    text = yaml.safe_load((ROOT / "jobs/schedulers/slurm.yaml").read_text())
+    text["status"]["command"] = ["squeue", "{id}"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(text))
+    stand_in(tmp_path, "squeue", "echo RUNNING")
+    folder = folder_of(tmp_path, str(tmp_path / "mine"))
+    assert [job.state for job in jobs.read_jobs(folder)[0]] == ["running"]
+    os.chown(folder.job_record, 12345, -1)
+    append_record(folder.job_record, a_job(id="8", scheduler="slurm"))
+    own, packages = jobs.read_jobs(folder)[0]
+    assert own.state == "unknown" and "only the user who submitted it can ask" in own.line()
+    assert packages.state == "running"
 
 
 def test_status_before_the_campaign_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
