@@ -20,6 +20,7 @@ from hydragnn_hpc.cli.main import main
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.generate import surrogate
 from hydragnn_hpc.dataset.read.options import Options
+from hydragnn_hpc.report.figures.registry import FIGURES
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -92,10 +93,10 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def without_figures() -> Iterator[None]:
-    """Enter the context in which reports of this process have no figures, which take seconds to draw."""
+def without_figures(but: str = "") -> Iterator[None]:
+    """Leave figures, which take seconds to draw, out of this process's reports, except those of the section ``but``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hydragnn_hpc.report.write.FIGURES", ())
+        patch.setattr("hydragnn_hpc.report.write.FIGURES", tuple(f for f in FIGURES if f.section == but))
         yield
 
 

@@ -16,6 +16,7 @@ from hydragnn_hpc.campaign_hash import config_hash
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset.staged.subset import nested
 from hydragnn_hpc.ensemble.folder import read_plan
+from hydragnn_hpc.ensemble.growth import Changes, changes
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.ledger import Frozen, Member, State, read_frozen, read_members
 from hydragnn_hpc.paths import CampaignFolder, write_record
@@ -279,7 +280,8 @@ def test_a_campaign_over_sizes_of_the_training_set(tmp_path: Path) -> None:
     hashes = {r.weights_sha256 for r in found.values() if r}
     assert len(hashes) == 12
 
-    campaigns.done(tmp_path, "report", "out")
+    with campaigns.without_figures(but="sweep"):
+        campaigns.done(tmp_path, "report", "out")
     with (tmp_path / "out/report/sweep.csv").open(newline="") as stream:
         points = list(csv.DictReader(stream))
     for of in ("HM", "H"):
@@ -299,25 +301,12 @@ def test_a_campaign_over_sizes_of_the_training_set(tmp_path: Path) -> None:
     assert "The sweep" in page and "Error against training samples" in page
 
 
-@pytest.mark.slow
-def test_a_sweep_can_be_extended(small_bp: Path, tmp_path: Path) -> None:
-    def write(*channels: int) -> Path:
-        sweep = {"of": "H", "over": {"model.channels": list(channels)}}
-        return write_campaign(tmp_path, small_bp, sweep=sweep, replicas=1)
-
-    write(4, 8)
-    campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
-    write(4, 6, 8)
-    campaigns.done(tmp_path, "run", "campaign.yaml", "grown")
-    campaigns.done(tmp_path, "run", "campaign.yaml", "fresh")
-    weights = []
-    for out in ("grown", "fresh"):
-        folder = CampaignFolder(tmp_path / out)
-        members = read_members(folder, read_frozen(folder).campaign)
-        weights.append({m.name: m.result.weights_sha256 for m in members if m.result})
-    assert weights[0] == weights[1] and len(weights[0]) == 3
-    with pytest.raises(UserError, match="H-channels6 is missing"):
-        read_plan(write(4, 8), [], CampaignFolder(tmp_path / "grown"))
+def test_a_sweep_can_be_extended() -> None:
+    """By growth of the campaign, as `tests/ensemble/test_growth.py` shows it: what its points were stays."""
+    few, more = (parsed(sweep={"of": "H", "over": {"model.channels": values}}) for values in ([4, 8], [4, 6, 8]))
+    assert changes(few, more) == Changes(growth=("variants: + H-channels6",), refused=())
+    assert changes(more, few).refused == ("variants: H-channels6 is missing (a campaign can grow, not shrink)",)
+    assert [few.seed_of(v, 1) for v in few.variants] == [more.seed_of(more.variant(v.name), 1) for v in few.variants]
 
 
 @pytest.mark.parametrize(
