@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,16 @@ def test_the_share_of_data_that_learning_together_saves() -> None:
     assert saved([alone, together], alone) is None
     assert saved([together], together) is None
     assert saved([law_of([(100, 0.1), (400, 0.05)], "energy"), together], together) == (pytest.approx(0.75), None)
+
+
+def test_an_almost_flat_curve_has_a_share_without_an_interval_or_none() -> None:
+    alone = law_of([(10, 1.0), (100, 1.01), (1000, 0.9999)])
+    assert 0 < alone.exponent < 1e-4
+    near, above, below = (law_of([(n, error) for n in (10, 100, 1000)], "HM") for error in (1.0033, 1.2, 0.9))
+    assert near.interval is not None and all(map(math.isfinite, near.interval)), "all errors are alike"
+    share = saved([alone, near], near)
+    assert share is not None and -20 < share[0] < -10 and share[1] is None
+    assert saved([alone, above], above) is saved([alone, below], below) is None
 
 
 def snapshot_of(campaign: Campaign, folder: Path, replicas: int, survivors: tuple[str, ...] = ()) -> Snapshot:

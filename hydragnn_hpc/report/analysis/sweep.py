@@ -16,7 +16,7 @@ from hydragnn_hpc.report.results.rows import Snapshot
 from hydragnn_hpc.sweeps import Point
 
 SAMPLES = "training.samples"
-_DECADES = 12  # more samples than 10 to this power are never needed: the curve is flat
+_DECADES = 12  # the curve is too flat to tell numbers of samples above 10 to this power, or below its inverse
 _SIZES = 3  # the fewest distinct numbers of samples for which a power law has an interval
 
 
@@ -111,11 +111,11 @@ class PowerLaw:
         return float(self.factor * samples**-self.exponent)
 
     def samples(self, error: float) -> float | None:
-        """Return the number of samples needed for a scaled RMSE; None where more samples do not help."""
+        """Return how many samples a scaled RMSE needs; None where more do not help, or the curve is too flat."""
         if self.exponent <= 0 or error <= 0:
             return None
         decades = math.log10(self.factor / error) / self.exponent
-        return 10**decades if decades < _DECADES else None
+        return 10**decades if abs(decades) < _DECADES else None
 
 
 def ranked(snapshot: Snapshot) -> list[PointResult]:
@@ -194,11 +194,12 @@ def fit(
     line = stats.linregress(x, y)
     residuals = y - line.intercept - line.slope * x
     centre_stderr = math.sqrt(float(residuals @ residuals) / max(len(pairs) - 2, 1) / len(pairs))
+    exponent_stderr = float(np.nan_to_num(line.stderr))  # NaN, by rounding, where all errors are alike
     sizes = sorted({n for n, _ in pairs})
     return PowerLaw(
         task=task, of=of, settings=settings, alone=alone, sizes=sizes,
         factor=math.exp(line.intercept), exponent=-float(line.slope),
-        n=len(pairs), centre=float(x.mean()), centre_stderr=centre_stderr, exponent_stderr=float(line.stderr),
+        n=len(pairs), centre=float(x.mean()), centre_stderr=centre_stderr, exponent_stderr=exponent_stderr,
     )  # fmt: skip
 
 
@@ -206,8 +207,8 @@ def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | No
     """Return the share of samples that learning together saves at the error of its largest training set.
 
     That is 1 - together / alone, and its 95 % interval by propagation of the errors of both fits; no interval with
-    fewer than three sizes. None for a task learned alone, where no law of the task alone has the same settings, and
-    where alone no number of samples gives that error.
+    fewer than three sizes, or where the curve is too flat for one. None for a task learned alone, where no law of the
+    task alone has the same settings, and where alone no number of samples gives that error.
     """
     alone = next((o for o in laws if o.alone and o.task == law.task and o.settings == law.settings), None)
     if alone is None or law.alone:
@@ -219,8 +220,9 @@ def saved(laws: Sequence[PowerLaw], law: PowerLaw) -> tuple[float, Interval | No
     half = math.hypot(law.standard_error(most), alone.standard_error(needed)) / alone.exponent
     half *= _quantile(law.n + alone.n - 4)
     ratio = most / needed
-    interval = (1 - ratio * math.exp(half), 1 - ratio * math.exp(-half))
-    return 1 - ratio, interval if min(len(law.sizes), len(alone.sizes)) >= _SIZES else None
+    if half < _DECADES * math.log(10) and min(len(law.sizes), len(alone.sizes)) >= _SIZES:
+        return 1 - ratio, (1 - ratio * math.exp(half), 1 - ratio * math.exp(-half))
+    return 1 - ratio, None
 
 
 def _quantile(freedom: int) -> float:
