@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from hydragnn_hpc.cli.main import app
 from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.errors import ExitCode
-from hydragnn_hpc.submit.site import site_names
+from hydragnn_hpc.submit.site import Site, site_names
 from tests.campaigns import called, without_figures
 from tests.documented import check
 
@@ -271,6 +271,12 @@ def test_every_machine_is_named() -> None:
     text = TEXTS["jobs/README.md"]
     table = text[text.index("| machine | `--site`") :].split("\n\n")[0]
     assert set(re.findall(r"`([a-z]+)`", table)) == set(site_names())
+
+
+def test_every_key_of_a_profile_is_explained() -> None:
+    text = TEXTS["jobs/README.md"]
+    rows = text[text.index("| key | meaning |") :].split("\n\n")[0].splitlines()[2:]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])} == set(Site.model_fields)
 
 
 def test_every_dependency_is_explained() -> None:

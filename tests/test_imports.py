@@ -41,7 +41,6 @@ HEAVY = (
     "scipy",
     "ase",
     "vesin",
-    "numba",
     "triton",
 )
 DISTRIBUTION = {"yaml": "pyyaml", "PIL": "pillow"}
