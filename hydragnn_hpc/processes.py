@@ -64,6 +64,12 @@ def outcome(code: int) -> str:
         return f"killed by signal {-code}"
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used; 0 where ``/proc`` does not show it."""
+    ticks = _stat(pid)[11:13]  # in user mode, and in the kernel
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def _stat(pid: int) -> list[str]:
     """Return the fields of a process's ``/proc/PID/stat`` from its state on; an empty list where it has none."""
     try:

@@ -118,6 +118,19 @@ def test_a_reader_that_hangs_is_ended_and_reported(hurt, parent: Path) -> None:
     assert not copying(bp)
 
 
+def test_a_child_that_only_computes_makes_progress(tmp_path: Path) -> None:
+    """Fitting references to thousands of compositions takes minutes without a byte read or written."""
+    program = "print(flush=True)\nwhile True: pass"
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        before = staging._progress(child.pid, tmp_path)
+        wait_for(lambda: staging._progress(child.pid, tmp_path) > before)
+    finally:
+        child.kill()
+        child.communicate()
+
+
 def test_a_killed_run_takes_its_copying_child_along(hurt, parent: Path) -> None:
     bp = hurt("data.0", lambda data: data[: len(data) // 2])
     run = holder(bp, parent, 0)

@@ -30,7 +30,7 @@ from hydragnn_hpc.records.recipe import Requirements
 
 _PREFIX = "hydragnn-hpc-"
 _LOCK = "lock"
-_SILENCE = 300.0  # seconds without a byte read or written after which the copying child is considered hung
+_SILENCE = 300.0  # seconds without progress (`_progress`) after which the copying child is considered hung
 
 
 class Staging:
@@ -47,7 +47,7 @@ class Staging:
     alive : callable, optional
         Called a few times a second while copying, so that messages are still answered.
     silence : float
-        Seconds without a byte read or written after which the copying is considered hung.
+        Seconds without a byte read or written, or anything computed, after which the copying is considered hung.
     required : sequence of Requirements, optional
         What a campaign requires in addition.
     """
@@ -117,15 +117,15 @@ class Staging:
         )
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Wait for the child; raise when it has not read or written for too long."""
-        last_moved, since = -1, time.monotonic()
+        """Wait for the child; raise when it has made no progress for too long."""
+        last, since = -1, time.monotonic()
         while child.poll() is None:
             if self._alive:
                 self._alive()
             time.sleep(0.05)
-            moved = _bytes_moved(child.pid, self.folder)
-            if moved != last_moved:
-                last_moved, since = moved, time.monotonic()
+            progress = _progress(child.pid, self.folder)
+            if progress != last:
+                last, since = progress, time.monotonic()
             elif time.monotonic() - since > self._silence:
                 raise UserError(
                     f"cannot stage {self._bp}: its reader has made no progress for {self._silence:g} s; see whether the"
@@ -133,13 +133,14 @@ class Staging:
                 )
 
 
-def _bytes_moved(pid: int, folder: Path) -> int:
-    """Return a number that grows as a process reads, or writes into ``folder``."""
+def _progress(pid: int, folder: Path) -> int:
+    """Return a number that grows as a process reads, writes into ``folder``, or computes."""
     moved = 0
     with contextlib.suppress(OSError, ValueError):  # a hardened /proc hides it; the folder still shows progress
         lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
         moved = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
-    return moved + sum(p.stat().st_size for p in folder.glob("*.npy"))
+    # Whole seconds only: while ADIOS2 waits for data that do not come, it uses a little time as well.
+    return moved + sum(p.stat().st_size for p in folder.glob("*.npy")) + int(processes.cpu_seconds(pid))
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
