@@ -123,7 +123,7 @@ def test_a_run_passes_over_checkpoints_that_would_execute_something(damaged: Pat
         assert (member / "result.json").exists()
         said = (member / "log.txt").read_text().splitlines()
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            assert sum(f"{name} cannot be used" in line and "continuing from" in line for line in said) == 1, said
+            assert sum(f"{name} cannot be used" in line for line in said) == 1, said
 
 
 def test_a_run_trains_again_what_cannot_be_read(damaged: Path) -> None:

@@ -78,7 +78,11 @@ def test_damage_anywhere_never_gives_other_numbers(files: MemberFolder, place: f
 def test_a_checkpoint_of_something_else_is_not_used(files: MemberFolder, changed: dict) -> None:
     messages: list[str] = []
     assert checkpoint.load(files, IDENTITY.model_copy(update=changed), LENGTHS, messages.append) is None
-    assert len(messages) == 2 and all("belongs to another campaign or member" in line for line in messages)
+    reason = "cannot be used (it belongs to another campaign or member)"
+    assert messages == [
+        f"checkpoint.pt {reason}; continuing from the one before",
+        f"checkpoint.previous.pt {reason}; training from the beginning",
+    ]
 
 
 def test_a_checkpoint_without_a_tensor_is_not_used(files: MemberFolder) -> None:

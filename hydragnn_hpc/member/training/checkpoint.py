@@ -88,13 +88,13 @@ def load(
     warn : callable
         Called with a line for each checkpoint that cannot be used.
     """
-    for path in (files.checkpoint, files.previous_checkpoint):
-        if not path.exists():
-            continue
+    paths = [path for path in (files.checkpoint, files.previous_checkpoint) if path.exists()]
+    for path in paths:
         try:
             return _read(path, identity, lengths)
         except Exception as error:  # a damaged file raises almost anything
-            warn(f"{path.name} cannot be used ({reason_of(error)}); continuing from the state before it")
+            consequence = "training from the beginning" if path == paths[-1] else "continuing from the one before"
+            warn(f"{path.name} cannot be used ({reason_of(error)}); {consequence}")
     return None
 
 
