@@ -229,7 +229,7 @@ def _loads(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock. Without one on this file system, the rename alone keeps files whole."""
+    """Hold an exclusive lock; where the file system has none, the rename alone keeps files whole."""
     # Following another user's link would truncate its target.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as handle:
         with contextlib.suppress(OSError):

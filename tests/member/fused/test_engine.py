@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydragnn_hpc.errors import UserError
-from hydragnn_hpc.member.engine.edges import BASES, ENVELOPES, EdgeBasis
+from hydragnn_hpc.member.engine.edges import EdgeBasis
 from hydragnn_hpc.member.engine.optimize import Adam, new_optimizer
 from hydragnn_hpc.member.engine.sizes import TaskSizes
 from hydragnn_hpc.member.fused.engine import FusedEngine
@@ -55,14 +55,6 @@ def test_any_geometry_and_widths(data: st.DataObject) -> None:
         neighbours, seed, channels=channels, members=data.draw(st.integers(1, 3), "members"), edges=basis
     )
     check(problem, data.draw(st.integers(2, 40), "batch"), loose=1e3)
-
-
-@pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("envelope", ENVELOPES)
-def test_every_basis_and_envelope_where_geometries_vary(basis: str, envelope: str) -> None:
-    rng = np.random.default_rng(7)
-    samples = random_samples(rng, [random_neighbours(rng, n, 3 * n) for n in (5, 9, 12)], 20)
-    check(Problem(samples, channels=(6, 9), edges=EdgeBasis(9, CUTOFF, basis, envelope)), 11, loose=1e3)
 
 
 def test_wide_heads() -> None:
