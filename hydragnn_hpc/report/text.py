@@ -61,7 +61,7 @@ def plus_minus(mean: float | None, std: float | None) -> str:
 
 def mean_count(value: float | None) -> str:
     """Return a mean of whole numbers: ``20``, or ``17.5``."""
-    return MISSING if value is None else f"{round(value, 1):,g}"
+    return MISSING if value is None else f"{value:,.1f}".removesuffix(".0")
 
 
 def interval(value: tuple[float, float] | None, form: Callable[[float], str]) -> str:

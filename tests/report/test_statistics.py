@@ -69,12 +69,14 @@ def test_the_bootstrap_interval_has_about_its_nominal_coverage() -> None:
     assert 88 <= hits < 100
 
 
+@pytest.mark.filterwarnings("error")
 def test_too_few_values_have_no_interval_and_equal_values_one_of_zero_width() -> None:
     pair = statistics.compare("H", ("a", [1.0]), ("b", B))
     assert pair.interval is None and pair.p_value is None and pair.spread_ratio is None
     assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).interval is None
     assert statistics.compare("H", ("a", [1.0, 1.1]), ("b", B)).spread_interval is None
     assert statistics.compare("H", ("a", [1.0] * 3), ("b", [2.0] * 3)).interval == (-1.0, -1.0)
+    assert statistics.compare("H", ("a", [1.0] * 3), ("b", B)).p_value is not None
 
 
 def test_the_interval_of_a_ratio_of_means() -> None:

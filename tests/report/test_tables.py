@@ -159,6 +159,11 @@ def test_plain(value: float, shown: str) -> None:
     assert text.plain(value) == shown
 
 
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (20.0, "20"), (17.49, "17.5"), (1234567.0, "1,234,567")])
+def test_mean_count(value: float | None, shown: str) -> None:
+    assert text.mean_count(value) == shown
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.98714, "0.9871"), (-1e-9, "0.0000"), (-2.5, "-2.5000"), (-12.3, "-1.2e1"), (-23456.0, "-2.3e4")],
