@@ -77,7 +77,7 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
 
     The exit code is 75 to run again. At most ``runs`` runs follow one another, and none follows one without progress,
     unless it was ``late`` (less than half of the job's time was left when it began) or ended with 75 before there was
-    a campaign.
+    a campaign. None follows an interruption by Ctrl-C, either.
 
     Raises
     ------
@@ -116,6 +116,8 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
             if failed
             else (ExitCode.DONE, "done")
         )
+    if code == ExitCode.INTERRUPTED:
+        return code, f"interrupted: {counted(left, 'member')} left; submit again to continue"
     if not moved:
         return (
             STOPPED,

@@ -1,4 +1,4 @@
-"""Rank 0's decisions and output, without ranks and workers."""
+"""Decisions and output of a run, without ranks and workers."""
 
 from __future__ import annotations
 

@@ -73,6 +73,15 @@ def test_a_rung_that_is_not_decided_yet_keeps_a_chain(tmp_path: Path) -> None:
     assert chain.end(folder, 137, 50) == (ExitCode.DONE, "done")
 
 
+def test_an_interruption_ends_a_chain(folder: CampaignFolder) -> None:
+    chain.begin(folder)
+    finish(folder, 0)
+    words = "interrupted: 1 member left; submit again to continue"
+    assert chain.end(folder, 130, 50) == (ExitCode.INTERRUPTED, words)
+    finish(folder, 1)
+    assert chain.end(folder, 130, 50) == (ExitCode.DONE, "done")
+
+
 def test_a_usage_error_ends_a_chain(folder: CampaignFolder, tmp_path: Path) -> None:
     chain.begin(folder)
     finish(folder, 0)
