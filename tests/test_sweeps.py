@@ -118,7 +118,7 @@ def test_a_frozen_sweep_is_read_as_it_was_and_names_no_other_campaign() -> None:
          "1,000,000 points are more than 20,000"),
     ],
 )  # fmt: skip
-def test_what_is_no_sweep_is_refused_in_a_line(sweep: dict[str, Any], message: str) -> None:
+def test_invalid_sweeps_are_refused_in_a_line(sweep: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parsed(sweep=sweep)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -160,7 +160,7 @@ def test_points_share_no_settings() -> None:
     assert settings == [(e, c, r) for e in edges for c in (4, 8) for r in (0.1, 0.2)]
 
 
-def test_whole_numbers_of_a_range_are_alike() -> None:
+def test_whole_numbers_of_a_range_are_equally_likely() -> None:
     rng, kind = np.random.default_rng(0), Range(minimum=1, maximum=3)
     drawn = np.bincount([int(kind.draw(rng)) for _ in range(6000)], minlength=4)
     assert drawn[0] == 0 and np.abs(drawn[1:] - 2000).max() < 200  # five standard deviations

@@ -55,7 +55,7 @@ def test_one_read_is_bounded(pipe: tuple[int, int]) -> None:
         (b"x\n" * 6, "more than 5 lines per second"),
     ],
 )
-def test_limits(pipe: tuple[int, int], sent: bytes, message: str) -> None:
+def test_what_exceeds_a_limit_is_refused(pipe: tuple[int, int], sent: bytes, message: str) -> None:
     source, sink = pipe
     os.write(sink, sent)
     with pytest.raises(BadLinesError, match=message):

@@ -79,7 +79,7 @@ def test_start_and_evaluation_count() -> None:
     assert estimate.seconds_of(pace, (700, 150), 10, 2) == pytest.approx(7 + 20 * (0.7 + 0.015))
 
 
-def test_a_gpu_is_not_counted_as_a_core_without_a_word() -> None:
+def test_an_estimate_says_where_a_core_stands_in_for_a_gpu() -> None:
     for settings, unknown in ([], True), (["launch.device=cpu"], False):
         found = estimate.estimate(load_campaign(PAPER, settings), data_set.manifest(), load_site("frontier"))
         assert found.for_core == unknown

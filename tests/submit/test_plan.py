@@ -65,7 +65,7 @@ def test_no_job_asks_for_more_time_than_its_queue_allows() -> None:
         ("local", 1, None, "gpu", "local has no queue 'gpu'; its profile names none$"),
     ],
 )
-def test_what_a_machine_does_not_give(
+def test_requests_beyond_a_machines_limits_are_refused(
     site: str, nodes: int, walltime: int | None, queue: str | None, words: str
 ) -> None:
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
