@@ -50,7 +50,10 @@ class BuildWithJobs(build_py):
         super().run()
         if not self.editable_mode:
             for folder in ("jobs", "envs"):
-                shutil.copytree(HERE / folder, Path(self.build_lib) / "hydragnn_hpc" / folder, dirs_exist_ok=True)
+                shutil.copytree(
+                    HERE / folder, Path(self.build_lib) / "hydragnn_hpc" / folder, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__"),
+                )  # fmt: skip
 
 
 setup(

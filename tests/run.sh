@@ -53,8 +53,9 @@ uses=(tests/test_foundation_config.py tests/test_yaml_files.py
 oldest() {
   bash envs/local.sh --lock envs/oldest.lock --venv .venv-oldest || return
   local failed=0
-  PATH=$PWD/.venv-oldest/bin:$PATH pytest -q -m "not slurm and not realdata" -p no:cacheprovider "${uses[@]}" || failed=1
-  pytest -q -m versions -p no:cacheprovider tests/prediction --other-python "$PWD/.venv-oldest/bin/python" || failed=1
+  local quiet=(-q -p no:cacheprovider)
+  PATH=$PWD/.venv-oldest/bin:$PATH pytest "${quiet[@]}" -m "not slurm and not realdata" "${uses[@]}" || failed=1
+  pytest "${quiet[@]}" -m versions tests/prediction --other-python "$PWD/.venv-oldest/bin/python" || failed=1
   return $failed
 }
 if [[ ${1-} == --oldest ]]; then
@@ -117,7 +118,7 @@ again() {
   if (($2 == 1)); then
     echo "== once more, alone: what failed among $1"
     mapfile -t -O ${#retried[@]} retried < <(
-      python -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$outputs/$1.cache/v/cache/lastfailed"
+      python -c 'import json, sys; print(*json.load(sys.stdin), sep="\n")' <"$outputs/$1.cache/v/cache/lastfailed"
     )
     check pytest "${long[@]}" --last-failed -o cache_dir="$outputs/$1.cache" "${@:3}"
   elif (($2)); then

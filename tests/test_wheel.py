@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
 import shutil
 import subprocess
@@ -49,9 +50,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, made / "sources" / name)
+    compile_example(made / "sources")
     with tarfile.open(build("sdist", made / "sources", made / "sdist")) as archive:
+        assert not [name for name in archive.getnames() if name.endswith(".pyc")]
         archive.extractall(made)
-    return build("wheel", next(made.glob("hydragnn*hpc-*")), made / "wheel")
+    sources = next(made.glob("hydragnn*hpc-*"))
+    compile_example(sources)
+    return build("wheel", sources, made / "wheel")
+
+
+def compile_example(sources: Path) -> None:
+    """Compile an example, as an import of it does."""
+    py_compile.compile(str(sources / "jobs" / "examples" / "fept_monte_carlo.py"), doraise=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +87,7 @@ def test_the_wheel_holds_all_files_that_are_tracked(wheel: Path) -> None:
     expected = {name if name.startswith("hydragnn_hpc/") else f"hydragnn_hpc/{name}" for name in tracked}
     held = set(zipfile.ZipFile(wheel).namelist())
     assert not {name for name in expected - held if not name.endswith(".md")}
+    assert not [name for name in held if name.endswith(".pyc")]
 
 
 def test_the_quick_start_runs_from_the_wheel(programs: Path, tmp_path: Path) -> None:

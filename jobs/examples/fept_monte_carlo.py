@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="OUT.csv and OUT.png are written")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    table, picture = (arguments.out.with_name(arguments.out.name + suffix) for suffix in (".csv", ".png"))
     temperatures = np.geomspace(*arguments.temperatures, arguments.walkers)
     ensemble = Ensemble(arguments.campaign, arguments.variant, device="cpu")
     walkers = Walkers(ensemble, arguments.task, temperatures, np.random.default_rng(arguments.seed))
@@ -126,12 +128,12 @@ def main() -> None:
         if number < rounds:
             walkers.step()
     seconds = time.monotonic() - started
-    with arguments.out.with_suffix(".csv").open("w", newline="") as stream:
+    with table.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("temperature_K", "swaps", "order", "enthalpy_eV", "spread_eV"))
         for row in rows:
             writer.writerows((t, int(n), *values) for t, (n, *values) in zip(temperatures, row.tolist(), strict=True))
-    plot(np.array(rows), temperatures, arguments.out.with_suffix(".png"))
+    plot(np.array(rows), temperatures, picture)
     print(f"{rounds * arguments.walkers:,} swaps proposed in {seconds:.0f} s with {len(ensemble.replicas)} members")
     for walker in (0, -1):
         print(f"{temperatures[walker]:.0f} K: order {rows[-1][walker, 1]:.2f}, accepted {walkers.accepted[walker]}")

@@ -114,13 +114,10 @@ class Launch:
 
     def training_workers(self, number: int) -> list[Process]:
         """Return ``number`` workers that are in the middle of a member at the same moment."""
-        return self._workers_that(self._is_training, number)
-
-    def _workers_that(self, condition: Callable[[Process], bool], number: int) -> list[Process]:
         found: list[Process] = []
 
         def look() -> bool:
-            found[:] = [worker for worker in self.of_role("worker") if condition(worker)]
+            found[:] = [worker for worker in self.of_role("worker") if self._is_training(worker)]
             return len(found) >= number
 
         assert self.wait_until(look), self.tail()
