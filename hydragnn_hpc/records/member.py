@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, RootModel
 
@@ -139,7 +139,7 @@ class Result(FileRecord):
     seconds: NonNegative
     seconds_training: NonNegative
     seconds_validation: NonNegative
-    stack: tuple[Count, ...]
+    stack: Annotated[tuple[Count, ...], Field(min_length=1)]
     engine: str
     attempt: Count
     sessions: tuple[Session, ...]

@@ -126,6 +126,13 @@ def test_any_value_of_a_record_may_be_of_another_type(
     inspect(out)
 
 
+def test_a_result_without_a_stack_is_unreadable(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    for path in out.glob("members/*/*/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "stack": []}))
+    assert inspect(out)[0].count("stack: List should have at least 1 item") == 2
+
+
 def test_a_time_out_of_range_is_that_of_no_session(whole: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     before = read_sessions(load(out))
