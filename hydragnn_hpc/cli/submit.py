@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -103,7 +104,7 @@ def submit(
         raise UserError(f"--site {site}: {machine.retired}; --dry-run shows the script")
     submitted, is_recorded = _hand_over(job, machine, chosen, script, work.members)
     if submitted.id == LOCAL:
-        sys.exit(subprocess.run(["bash", str(folder.job_script)], check=False).returncode)
+        sys.exit(_run_here(folder.job_script))
     _report_unchecked(site, unchecked)
     typer.echo(
         json.dumps(submitted.model_dump(mode="json", exclude={"time"}))
@@ -157,6 +158,17 @@ def _hand_over(job: Job, site: Site, plan: JobPlan, script: str, members_left: i
         print_line(f"hydragnn-hpc: error: {problem}")
         return submitted, False
     return submitted, True
+
+
+def _run_here(script: Path) -> int:
+    """Run a job script on this host; return its exit code.
+
+    Ctrl-C reaches the script too: it ends once all members are saved.
+    """
+    with subprocess.Popen(["bash", str(script)]) as running:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return running.wait()
 
 
 def _need(seconds: float | None, basis: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from hydragnn_hpc.crate import VERSION, VERSION_KEY
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.submit import chain
 from tests.campaigns import called
-from tests.submit.paper import submit
+from tests.submit.paper import site_file, submit
 from tests.submit.programs import stand_in
 
 
@@ -88,6 +90,17 @@ def test_a_record_that_a_crash_cut_short_costs_no_other(here: Path, cut: int) ->
     ids = ["7", "7", "7", "8"] if cut == 1 else ["7", "7", "8"]
     assert re.findall(r"^job (\d)", shown.stdout, re.MULTILINE) == ids and shown.returncode == 0
     assert ("cannot read line 2 of" in shown.stdout) == (cut > 1) and shown.stdout.count("cannot read") == (cut > 1)
+
+
+def test_ctrl_c_waits_for_a_job_on_this_host(here: Path) -> None:
+    body = f"trap 'sleep 1; touch {here}/saved; exit 130' INT; echo started; while :; do sleep 0.1; done"
+    stand_in(here, "starter", body)
+    site = site_file(here, scheduler="local", launch=["starter"], directives=[], environment=[])
+    command = [sys.executable, "-m", "hydragnn_hpc", "submit", "c.yaml", "out", "--site", site, "--seconds", "9"]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "started\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(60) == 130 and (here / "saved").exists()
 
 
 def test_a_dry_run_needs_no_account_and_writes_nothing(here: Path) -> None:
