@@ -251,7 +251,7 @@ def train_heads(
     target = targets + tl.load(index + member * rows + row, inside, 0)[:, None] * (TASKS * D)
     parameters += member * size
     gradient = zeros(ROWS, WIDTHS[0], features.dtype.element_ty)
-    # Addresses that do not depend on the task are cheap: kept from one to the next, they would need registers.
+    # Addresses that do not depend on the task are computed again for each: keeping them would need registers.
     for task in tl.range(TASKS, disable_licm=True):
         pair = member * TASKS + task
         number = tl.maximum(tl.load(known + pair), 1) if MISSING else present * D

@@ -216,7 +216,7 @@ def edge_messages(
 ):  # fmt: skip
     """What edges add to messages in each layer: one edge of each row of a tile; ``added`` is [layers, E, U, W].
 
-    Each ``stride`` consecutive rows share their edges; a tile has the first of them.
+    Every ``stride`` consecutive rows share their edges; a tile has the first of them.
     """
     member = tl.program_id(2).to(tl.int64)
     neighbour = tl.program_id(1)
@@ -532,8 +532,8 @@ def mix_back(
 def message_gradient(message, at, present, numbers, received, x_grad, ties, kind, dtype: tl.constexpr):
     """The gradient of messages [ROWS, COLUMNS] that arrived where ``at`` points, at atoms of ``numbers`` neighbours.
 
-    d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient. From one aggregate to the
-    next it is ``kind`` numbers.
+    d std / d m = (m - mean) / (degree std); those that tie for an extreme share its gradient. Each aggregate begins
+    ``kind`` numbers after the one before.
     """
     count = tl.maximum(numbers, 1)[:, None].to(dtype)
     mean = tl.load(received + at, present, 0.0)
@@ -758,7 +758,7 @@ def edge_products(
 def summed(source, coefficients, segments, segment_count, apart, which, mask):
     """Sum an array over segments, times a factor of each segment's matrix: column ``which`` of ``coefficients``.
 
-    From one segment to the next it is ``apart`` numbers.
+    Each segment begins ``apart`` numbers after the one before.
     """
     total = tl.zeros_like(tl.load(source, mask, 0.0))
     for segment in range(segment_count):
