@@ -15,6 +15,7 @@ from ase import Atoms
 from emt import changed, crystals
 
 from hydragnn_hpc.campaign_file import load_campaign
+from hydragnn_hpc.cli.init import init
 from hydragnn_hpc.config import Campaign
 from hydragnn_hpc.dataset import proposal
 from hydragnn_hpc.dataset.build.prepare import prepare
@@ -35,9 +36,9 @@ def made(folder: Path, structures: list[Atoms], targets: list[str], **options: A
     return out
 
 
-def written(folder: Path, data: Path, *options: str) -> Campaign:
+def written(folder: Path, data: Path, purpose: str = "accuracy") -> Campaign:
     """The campaign that ``init`` writes for a data set."""
-    done(folder, "init", str(data), "--out", "mine.yaml", *options)
+    init(data, purpose, folder / "mine.yaml")
     return load_campaign(folder / "mine.yaml")
 
 
@@ -145,7 +146,7 @@ def test_vectors_have_a_variant_whose_values_rotate(proposed: Callable[[str], Pa
     assert [v.name for v in campaign.variants] == ["E", "F"] and campaign.model.convolution == "PNA"
     assert campaign.of_variant(campaign.variants[1]).model.convolution == "PaiNN"
     assert campaign.tasks["F"].vector and campaign.tasks["F"].reference == "none"
-    paper = written(tmp_path, proposed("forces") / "mine.bp", "--for", "paper")
+    paper = written(tmp_path, proposed("forces") / "mine.bp", "paper")
     assert list(paper.tasks) == ["E"] and "Left out: forces, which rotates" in (tmp_path / "mine.yaml").read_text()
 
 
@@ -171,7 +172,7 @@ def test_a_campaign_can_be_trained_for_a_few_epochs(name: str, proposed: Callabl
 
 @pytest.mark.parametrize("purpose", proposal.PURPOSES)
 def test_the_surrogates_campaigns(small_bp: Path, tmp_path: Path, purpose: str) -> None:
-    campaign = written(tmp_path, small_bp, "--for", purpose)
+    campaign = written(tmp_path, small_bp, purpose)
     assert list(campaign.tasks) == ["H", "C", "M"] and campaign.dataset == str(small_bp)
     assert campaign.variants[0].name == "HCM" and campaign.model.edges is None
     done(tmp_path, "run", "mine.yaml", "never", "--dry-run")
@@ -184,14 +185,14 @@ def differing(campaign: Campaign, file: str) -> dict[str, Any]:
 
 
 def test_for_paper_is_the_papers_campaign(small_bp: Path, tmp_path: Path) -> None:
-    assert differing(written(tmp_path, small_bp, "--for", "paper"), "paper.yaml") == {}
+    assert differing(written(tmp_path, small_bp, "paper"), "paper.yaml") == {}
 
 
 @pytest.mark.realdata
 def test_the_open_data_have_the_papers_and_the_best_campaign(real_bp: Path, tmp_path: Path) -> None:
-    assert differing(written(tmp_path, real_bp, "--for", "paper"), "paper.yaml") == {}
+    assert differing(written(tmp_path, real_bp, "paper"), "paper.yaml") == {}
     (tmp_path / "mine.yaml").unlink()
-    best = written(tmp_path, real_bp, "--for", "accuracy")
+    best = written(tmp_path, real_bp)
     training = best.training.model_copy(update={"engine": "fused"})
     assert differing(best.model_copy(update={"training": training}), "best.yaml") == {}
 

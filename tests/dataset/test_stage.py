@@ -157,7 +157,7 @@ def test_copies_of_killed_runs_are_removed_by_the_next_and_those_of_living_runs_
 
 
 def test_several_runs_stage_on_one_node_at_once(small_bp: Path, parent: Path) -> None:
-    runs = [holder(small_bp, parent, 0.1) for _ in range(6)]
+    runs = [holder(small_bp, parent, 0.1) for _ in range(3)]
     for run in runs:
         out, err = run.communicate(timeout=120)
         assert run.returncode == 0, err

@@ -318,7 +318,7 @@ def _to_lsms(source: Path, out: Path, options: Options, force: bool) -> Conversi
         for frame in frames:
             try:
                 sample = to_lsms.sample_of(frame, specs, end_members, lost)
-                if not re.fullmatch(r"[\w@=+-][\w@=+.-]*", sample.name) or sample.name in names:
+                if not re.fullmatch(r"[\w@=+-][\w@=+.-]{0,199}", sample.name) or sample.name in names:
                     what = "the name of two structures" if sample.name in names else "not a valid file name"
                     raise UserError(f"{frame.where}: {sample.name!r} is {what}; rename the structure")
             except UserError as error:

@@ -66,7 +66,8 @@ def shrinkage(recipe: InputRecipe) -> np.ndarray:
     A potential carries over from one composition to the next, whereas shells describe the details of each: where
     few samples are distinct, the slopes of shells may be shrunk more.
     """
-    shell = np.array([all_columns(recipe)[k][1] == "shells" for k in recipe.kept])
+    columns = all_columns(recipe)
+    shell = np.array([columns[k][1] == "shells" for k in recipe.kept])
     factors = [np.where(shell, details, others) for others, details in _SHRINKAGE]
     return np.unique(factors, axis=0) if shell.all() else np.array(factors)
 
@@ -138,6 +139,11 @@ def plan(
         Least and greatest atomic number of the data set.
     cutoff : float
         Cutoff of its neighbour lists, bohr.
+
+    Raises
+    ------
+    UserError
+        As `shells.find`.
     """
     species = [float(numbers.minimum), float(numbers.maximum)]
     around, powers = None, 1

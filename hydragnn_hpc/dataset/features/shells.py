@@ -62,6 +62,11 @@ def find(geometries: Iterable[Geometry], number: int, cutoff: float, shortest: f
     cutoff, shortest : float
         Cutoff and shortest distance of the data set's neighbour lists, bohr. Radial bins reach from the shortest
         distance to twice the cutoff.
+
+    Raises
+    ------
+    UserError
+        If so many shells reach too far.
     """
     shared: Shells | None = None
     for geometry in geometries:

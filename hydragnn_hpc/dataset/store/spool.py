@@ -46,7 +46,13 @@ class Spool:
         self._rows += len(rows)
 
     def array(self) -> np.ndarray:
-        """Return the whole array as a read-only map of the file, which exists as long as the array."""
+        """Return the whole array as a read-only map of the file, which exists as long as the array.
+
+        Raises
+        ------
+        OSError
+            If the storage is full.
+        """
         self._file.flush()
         shape = (self._rows, *self._width)
         if 0 in shape:
@@ -88,7 +94,7 @@ class ScratchSpace:
 
         Raises
         ------
-        UserError
+        StorageError
             If the storage is full.
         """
         if not array.size:
