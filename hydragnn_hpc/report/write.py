@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hydragnn_hpc.atomic import remove_leftovers, storage_errors, write_json, write_text
@@ -69,7 +70,10 @@ def _draw(content: Content, written: list[Path], progress: ProgressCallback) -> 
     with style():
         for figure in FIGURES:
             for drawing in figure.draw(content):
-                written += save(drawing, content.results.folder.figures)
-                saved.append(SavedFigure(figure.section, drawing.name, drawing.title, drawing.caption))
+                name = drawing.name
+                while any(name == other.name for other in saved):  # variants may differ in '.', '_' and '-' alone
+                    name += "+"
+                written += save(replace(drawing, name=name), content.results.folder.figures)
+                saved.append(SavedFigure(figure.section, name, drawing.title, drawing.caption))
                 progress(len(saved), 0)
     return saved

@@ -39,7 +39,7 @@ Epoch = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """What is measured of an engine and a number of members; ``floor_`` is the time of the least arithmetic."""
+    """What is measured of an engine and a number of members; the floor is the time of the least arithmetic."""
 
     case: str
     edges: float

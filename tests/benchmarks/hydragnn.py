@@ -4,8 +4,8 @@
 
 checks that the networks are the same; `tests.benchmarks.engines --hydragnn` measures. The configuration is HydraGNN's
 LSMS example with the paper's widths, completed by HydraGNN; model, loss, optimiser, loader and the loop over batches
-(`train`) are HydraGNN's. Its graph-level head cannot be without a shared layer: one of 20 x 20 on the pooled features,
-420 parameters. Two things are left out, to HydraGNN's advantage: the wrapper that adds up gradients over processes, and
+(`train`) are HydraGNN's. Its graph-level head needs a shared layer, here one of 20 x 20 on the pooled features (420
+parameters). Two things are left out, to HydraGNN's advantage: the wrapper that adds up gradients over processes, and
 edge lengths in the data, which this PNA does not read. HydraGNN uses a GPU where there is one, unless
 `CUDA_VISIBLE_DEVICES` is empty.
 """

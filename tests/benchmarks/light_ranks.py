@@ -40,7 +40,7 @@ def join(address: str) -> int:
 
 
 def work(template: Path, campaign: Path, incoming: int, outgoing: int) -> None:
-    """Act as a worker whose members are trained at once."""
+    """Act as a worker whose members take no time to train."""
 
     def send(**event: object) -> None:
         os.write(outgoing, json.dumps(event).encode() + b"\n")

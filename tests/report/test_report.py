@@ -199,6 +199,14 @@ def test_a_cut_event_log_is_read_as_far_as_it_goes(unfinished: Rendered, tmp_pat
     assert len(log.entries) > 10 and "3 of " in log.problem and "\n" not in log.problem
 
 
+def test_variants_with_similar_names_have_figures_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydragnn_hpc.report.write.FIGURES", [f for f in FIGURES if f.draw is parity.draw])
+    variants = [{"name": name, "tasks": ["H"]} for name in ("v1.0", "v1_0", "v1-0+")]
+    out = making.make(tmp_path / "x", variants=variants, replicas=1, samples=10, epochs=2)
+    _, files = write_report(out)
+    assert [p.name for p in files if p.suffix == ".png"] == ["parity_v1-0.png", "parity_v1-0+.png", "parity_v1-0++.png"]
+
+
 def test_damaged_records_are_left_out_and_named(tmp_path: Path) -> None:
     out = making.make(tmp_path / "x", variants=("H",), replicas=4, samples=10, epochs=4)
     (out / "members/H/00/history.csv").write_text("epoch,loss\n1,2\n")
