@@ -38,7 +38,7 @@ EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.2.2"],  # report --tensorboard
     "mpich": ["mpich>=4.2.3"],  # an MPI without a system package; a supercomputer brings its own
     "triton": ["triton>=3.9"],  # kernels for a GPU; torch for CUDA, ROCm or XPU brings its own, which may be older
-    "test": ["pytest>=8.3.3", "pytest-timeout>=2.2", "hypothesis>=6.112", "coverage>=7.4"],
+    "test": ["pytest>=8.3.3", "pytest-timeout>=2.2", "hypothesis>=6.112"],
     "lint": ["ruff>=0.17.6", "mypy>=2.4"],
 }
 

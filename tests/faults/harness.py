@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.campaigns import called
 from tests.outcomes import outcome
 
 MARK = "CAMPAIGN_UNDER_TEST"
@@ -302,8 +303,7 @@ def status(out: Path) -> dict[str, Any]:
 
 
 def _ask_status(out: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "hydragnn-hpc"), "status", str(out), "--json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return called(out.parent, "status", str(out), "--json")
 
 
 def check_status(out: Path) -> None:
