@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +181,21 @@ def test_geometries_beyond_the_remembered_are_still_checked(monkeypatch: pytest.
         check(replace(good, pos=good.pos + k))
     with pytest.raises(UserError, match="are at the same position"):
         check(replace(good, pos=np.ones((2, 3))))
+
+
+def test_the_first_of_coinciding_atoms_are_named_however_many_there_are() -> None:
+    sites = np.stack(np.meshgrid(*[np.arange(9.0)] * 3), axis=-1).reshape(-1, 3)
+    sites[[300, 700]] = sites[[500, 299]]
+    frame = frames.Frame("x", "x", "x", np.full(len(sites), 26), sites, np.zeros((3, 3)), None)
+    with pytest.raises(UserError, match="atoms 299 and 700 are at the same position"):
+        frames.FrameCheck()(frame)
+    n = 3000
+    tracemalloc.start()
+    with pytest.raises(UserError, match="atoms 0 and 1 are at the same position"):
+        frames.FrameCheck()(replace(frame, atomic_numbers=np.full(n, 26), pos=np.zeros((n, 3))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * n, "all pairs would take 72 MB"
 
 
 def test_invalid_sources(tmp_path: Path) -> None:

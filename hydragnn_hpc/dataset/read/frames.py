@@ -18,6 +18,7 @@ _COINCIDE = 1e-3  # bohr; nuclei of a real structure are more than one bohr apar
 _FARTHEST = 1e8  # bohr; a structure of 5 mm is damage, and farther out too few digits are left for distances
 _SHOWN_REASONS = 5
 _REMEMBERED = 1000  # sets of positions
+_BLOCK = 100  # atoms whose nearest neighbours are searched at once
 _ISOLATED = ("isolatedatom", "isolatedatoms")
 
 
@@ -198,10 +199,14 @@ def _beyond(lengths: np.ndarray) -> str:
 def _refuse_coinciding(pos: np.ndarray, where: str) -> None:
     from scipy.spatial import cKDTree
 
-    pairs = cKDTree(pos).query_pairs(_COINCIDE, output_type="ndarray")
-    if len(pairs):
-        one, other = sorted(min(pairs.tolist(), key=sorted))
-        raise UserError(
-            f"{where}: atoms {one} and {other} are at the same position, {pos[other].tolist()} bohr; remove one of"
-            " them, or check the unit of positions"
-        )
+    tree = cKDTree(pos)
+    # In blocks, up to the first pair: all pairs of a structure whose positions are all zero would fill the memory.
+    for start in range(0, len(pos), _BLOCK):
+        to_nearest = tree.query(pos[start : start + _BLOCK], k=2, distance_upper_bound=_COINCIDE)[0][:, 1]
+        if np.isfinite(to_nearest).any():
+            one = start + int(np.argmax(np.isfinite(to_nearest)))
+            other = min(atom for atom in tree.query_ball_point(pos[one], _COINCIDE) if atom != one)
+            raise UserError(
+                f"{where}: atoms {one} and {other} are at the same position, {pos[other].tolist()} bohr; remove one of"
+                " them, or check the unit of positions"
+            )
