@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -190,6 +191,8 @@ def changed(small_bp: Path, path: Path, change: Callable[[dict[str, Any], dict[s
     [
         (lambda s, a: s.update({"x;import os": s["x"]}), "the key 'x;import os' is not a name"),
         (lambda s, a: s.update({"__class__": s["x"]}), "the key '__class__' is not a name"),
+        (lambda s, a: s["x"].__setitem__(3, np.nan), "atom 3: x begins with nan, which is not a proton number"),
+        (lambda s, a: s.update(atomic_numbers=np.array([26] * 31 + [10**12])), "31: atomic_numbers holds 1e+12"),
         (lambda s, a: a.clear(), "x begins with 0, which is not a proton number"),
         (lambda s, a: a.update(minmax_graph_feature=np.ones((2, 4))), "which of the 4 graph-level features"),
         (lambda s, a: a.update(minmax_node_feature=np.full((2, 3), np.nan)), "minmax_node_feature is not"),
@@ -223,6 +226,7 @@ def test_damaged_and_other_folders_are_named(small_bp: Path, tmp_path: Path, mon
     assert "but holds no samples of HydraGNN" in only_error(
         data_files.write_bp(tmp_path / "empty.bp", {}, {"name": "x"})
     )
+    assert "odd.bp: malformed: " in only_error(data_files.write_bp(tmp_path / "odd.bp", {}, {"trainset/ndata": "two"}))
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         archive.add(data_files.write_pickles(tmp_path / "p", small_bp, "raw"), "p")
     assert "unpack the archive, and give the folder" in str(
@@ -232,6 +236,8 @@ def test_damaged_and_other_folders_are_named(small_bp: Path, tmp_path: Path, mon
     assert "'furlong'" in only_error(whole) and "whole.json" in only_error(whole)
     (tmp_path / "whole.json").write_text('{"Dataset": 3}')
     assert "whole.json: Dataset" in only_error(whole)
+    with patch("pathlib.Path.read_bytes", side_effect=PermissionError(13, "Permission denied")):
+        assert "whole.json: Permission denied; make it readable, or remove it" in only_error(whole)
 
 
 def test_a_full_disk_is_not_blamed_on_a_folder(small_bp: Path, tmp_path: Path) -> None:
@@ -286,6 +292,27 @@ def test_a_cut_pickle_is_reported(small_bp: Path, tmp_path: Path) -> None:
     for size in (len(whole) // 2, len(whole) - 1, 10):
         path.write_bytes(whole[:size])
         assert "cannot be read as a pickle of HydraGNN" in only_error(path)
+
+
+def test_damage_costs_one_sample_of_a_pickle_or_of_many(tmp_path: Path) -> None:
+    made = [{"x": np.full((2, 1), 29.0), "pos": np.eye(2, 3) + k, "y": np.zeros(0)} for k in range(4)]
+    graphs: list[Any] = data_files.graphs(made)
+    (tmp_path / "list").mkdir()
+    parts = (None, None, [graphs[0], {"x": 1}, *graphs[2:]])
+    (tmp_path / "list" / "a-trainset.pkl").write_bytes(b"".join(map(pickle.dumps, parts)))
+    many = tmp_path / "many"
+    many.mkdir()
+    (many / "a-trainset-meta.pkl").write_bytes(b"".join(map(pickle.dumps, (None, None, 4, False, 0))))
+    for k in (0, 2, 3):
+        (many / f"a-trainset-{k}.pkl").write_bytes(pickle.dumps(graphs[k]))
+    for folder, message in (("list", "1: holds dict"), ("many", "trainset-1.pkl: No such file"), ("many", "damaged")):
+        if message == "damaged":
+            message = "trainset-1.pkl: cannot be read as a pickle"
+            (many / "a-trainset-1.pkl").write_bytes(b"damaged")
+        found = list(formats.iter_frames(tmp_path / folder, "hydragnn"))
+        assert [isinstance(frame, Frame) for frame in found] == [True, False, True, True]
+        assert message in str(found[1])
+        assert [frame.pos[1, 0] for frame in found if isinstance(frame, Frame)] == [0, 2, 3]
 
 
 class Made:

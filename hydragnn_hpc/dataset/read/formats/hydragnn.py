@@ -19,7 +19,7 @@ from hydragnn_hpc.dataset.read.files import RawFile, temporary_folder
 from hydragnn_hpc.dataset.read.formats import hydragnn_features as features
 from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
 from hydragnn_hpc.dataset.read.formats.hydragnn_features import Configuration, OutputFeature, Scaling
-from hydragnn_hpc.dataset.read.frames import Frame
+from hydragnn_hpc.dataset.read.frames import LARGEST_Z, Frame
 from hydragnn_hpc.dataset.read.targets import TargetSpec
 from hydragnn_hpc.dataset.read.units import LengthUnit
 from hydragnn_hpc.dataset.store.foreign import MAGIC, Contents, unpack
@@ -37,9 +37,12 @@ _USED = {"x", "y", "y_loc", "pos", "cell", "pbc", "atomic_numbers", "natoms", "b
 # Lengths of scalars, vectors and tensors: in a structure of as many atoms, the level of such a value is ambiguous.
 _SIZES = (1, 3, 6, 9)
 _ROUNDED = 1e-3  # a proton number that was scaled in float32 comes back this close
+_MALFORMED = (ValueError, TypeError, IndexError, OverflowError)  # what tensors of other types or shapes raise
 
 Tensors = dict[str, np.ndarray]
 """The tensors of a sample, by key."""
+Samples = Iterator[tuple[Tensors, str] | UserError]
+"""The tensors of each sample, and where they are; for a damaged sample, an error instead."""
 
 
 def detect(start: bytes, name: str) -> bool:
@@ -55,8 +58,7 @@ class _Part:
     ----------
     label : str
         One of `LABELS`, or another name if the file does not state a set of the split.
-    samples : iterator of (dict, str)
-        Tensors by key, and where they are.
+    samples : Samples
     scaling : Scaling
     configuration : Configuration
     unit : LengthUnit
@@ -64,7 +66,7 @@ class _Part:
     """
 
     label: str
-    samples: Iterator[tuple[Tensors, str]]
+    samples: Samples
     scaling: Scaling
     configuration: Configuration
     unit: LengthUnit
@@ -72,12 +74,16 @@ class _Part:
 
     def frames(self, file: RawFile) -> Iterator[Frame | UserError]:
         """Yield the samples as structures."""
-        for number, (tensors, where) in enumerate(self.samples):
+        for number, sample in enumerate(self.samples):
+            if isinstance(sample, UserError):
+                yield sample
+                continue
+            tensors, where = sample
             try:
                 yield self._frame(tensors, file, f"{self.label}-{number}", where)
             except UserError as error:
                 yield error
-            except (ValueError, TypeError, IndexError, OverflowError) as error:  # tensors of other shapes
+            except _MALFORMED as error:
                 yield UserError(f"{where}: malformed: {error}; write the data set again")
 
     def _frame(self, tensors: Tensors, file: RawFile, number: str, where: str) -> Frame:
@@ -115,16 +121,18 @@ class _Part:
     def _species(self, tensors: Tensors, x: np.ndarray, where: str) -> np.ndarray:
         if "atomic_numbers" in tensors:
             z = np.asarray(tensors["atomic_numbers"], np.float64).reshape(len(x))
+            found, remedy = "atomic_numbers holds", "write the data set again"
         else:
             first = self.configuration.network.variables.input_node_features[:1] if "y_loc" in tensors else [0]
             z = self.scaling.restored("node", first[0] if first else 0, x[:, 0], where)
-        if not (np.abs(z - np.rint(z)) < _ROUNDED).all() or z.min(initial=1) < 1:
-            atom = int(np.argmax((np.abs(z - np.rint(z)) >= _ROUNDED) | (z < 1)))
-            raise UserError(
-                f"{where}: atom {atom}: x begins with {z[atom]:.6g}, which is not a proton number; the first column"
-                " must hold proton numbers, which need minmax_node_feature if they are scaled"
-            )
-        return np.rint(z).astype(np.int32)
+            found = "x begins with"
+            remedy = "its first column must hold proton numbers, which need minmax_node_feature if they are scaled"
+        nearest = np.rint(z)
+        valid = (np.abs(z - nearest) < _ROUNDED) & (nearest >= 1) & (nearest <= LARGEST_Z)
+        if not valid.all():
+            atom = int(np.argmin(valid))
+            raise UserError(f"{where}: atom {atom}: {found} {z[atom]:.6g}, which is not a proton number; {remedy}")
+        return nearest.astype(np.int32)
 
     def _cell(self, tensors: Tensors) -> tuple[np.ndarray, tuple[bool, bool, bool] | None]:
         cell, periodic = np.zeros((3, 3)), None
@@ -139,7 +147,7 @@ class _Part:
     def _features(self, tensors: Tensors, x: np.ndarray, where: str) -> Iterator[tuple[OutputFeature, np.ndarray]]:
         """Yield all features after the proton number: ``x`` and ``y`` hold all, as HydraGNN's loaders wrote them."""
         held: tuple[tuple[Level, np.ndarray], ...] = (("node", x),)
-        if "y" in tensors:
+        if "y" in tensors and np.size(tensors["y"]):
             held += (("graph", np.asarray(tensors["y"]).reshape(1, -1)),)
         for level, array in held:
             known = self.configuration.features(level)
@@ -206,6 +214,8 @@ def frames(file: RawFile) -> Iterator[Frame | UserError]:
                 yield from part.frames(file)
     except UserError as error:
         yield error
+    except _MALFORMED as error:  # attributes and tables of a folder, too
+        yield UserError(f"{file.where}: malformed: {error}; write the data set again")
 
 
 def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
@@ -225,7 +235,7 @@ def _of_adios(path: Path, folder: Path) -> Iterator[_Part]:
         yield _Part(label, _samples(contents, label, str(path)), scaling, configuration, unit)
 
 
-def _samples(contents: Contents, label: str, path: str) -> Iterator[tuple[Tensors, str]]:
+def _samples(contents: Contents, label: str, path: str) -> Samples:
     count, keys = contents.attributes[f"{label}/ndata"], contents.attributes.get(f"{label}/keys", [])
     keys = [keys] if isinstance(keys, str) else keys
     _check_keys(dict.fromkeys(keys), f"{path}, {label}")  # type: ignore[arg-type]
@@ -279,7 +289,7 @@ def _of_pickle(path: Path) -> Iterator[_Part]:
             layout = [hydragnn_pickle.load(stream, str(path)) for _ in range(2)]
             samples = _one_by_one(path, third, layout)
         elif isinstance(third, list):
-            samples = ((hydragnn_pickle.tensors_of(s, f"{path}, {k}"), f"{path}, {k}") for k, s in enumerate(third))
+            samples = _in_list(path, third)
         else:
             raise UserError(f"{path}: is a pickle, but not of a data set of HydraGNN; leave it out")
     if node is None and graph is None:
@@ -298,7 +308,16 @@ def _scales_of_training(path: Path) -> tuple[Any, Any]:
     return None, None
 
 
-def _one_by_one(path: Path, count: Any, layout: list[Any]) -> Iterator[tuple[Tensors, str]]:
+def _in_list(path: Path, graphs: list[Any]) -> Samples:
+    for k, graph in enumerate(graphs):
+        where = f"{path}, {k}"
+        try:
+            yield hydragnn_pickle.tensors_of(graph, where), where
+        except UserError as error:
+            yield error
+
+
+def _one_by_one(path: Path, count: Any, layout: list[Any]) -> Samples:
     in_folders, per_folder = layout
     if not isinstance(count, int) or (in_folders and not (isinstance(per_folder, int) and per_folder > 0)):
         raise UserError(f"{path}: does not describe the samples beside it; write the data set again")
@@ -309,4 +328,6 @@ def _one_by_one(path: Path, count: Any, layout: list[Any]) -> Iterator[tuple[Ten
             with file.open("rb") as stream:
                 yield hydragnn_pickle.tensors_of(hydragnn_pickle.load(stream, str(file)), str(file)), str(file)
         except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror or error}; {path} names it") from error
+            yield UserError(f"cannot read {file}: {error.strerror or error}; {path} names it")
+        except UserError as error:
+            yield error

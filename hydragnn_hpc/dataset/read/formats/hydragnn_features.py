@@ -80,7 +80,7 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
     Raises
     ------
     UserError
-        If it cannot be read.
+        If it cannot be read, or is not such a configuration.
     """
     places = [path.with_suffix(".json")] + [path.parent / "config.json"] * (path.suffix == ".pkl")
     file = next((place for place in places if place.is_file()), None)
@@ -88,9 +88,11 @@ def read_configuration(path: Path) -> tuple[Configuration, LengthUnit]:
         return Configuration(), length_unit("bohr", "")
     try:
         configuration = Configuration.model_validate(json.loads(file.read_bytes()))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}; make it readable, or remove it") from error
     except ValidationError as error:
         raise UserError(f"{file}: {one_line(error, Configuration)}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {file}: {error}; it is not a configuration of HydraGNN: correct or remove it"
         ) from error
@@ -167,7 +169,8 @@ def outputs_of(
     Raises
     ------
     UserError
-        If values are scaled and it is not clear by which feature's minimum and maximum.
+        If the configuration states other levels, or values are scaled and it is not clear by which feature's minimum
+        and maximum.
     """
     variables = configuration.network.variables
     if variables.type:
