@@ -238,6 +238,8 @@ BAD_TEXT: dict[str, tuple[str, str, int]] = {
     "a boundary of words": (GOOD + GOOD.replace("energy", "pbc=maybe energy") + GOOD, "frame 1: pbc='maybe' is", 2),
     "two boundaries": (GOOD + GOOD.replace("energy", 'pbc="T F" energy') + GOOD, "frame 1: pbc='T F' is not", 2),
     "Properties cut": (GOOD + GOOD.replace(":1:pos:R:3", "") + GOOD, "Properties=species:S is not", 2),
+    "species of 2 columns": (GOOD + GOOD.replace("S:1:pos:R:3", "S:2:pos:R:2"), "column 'species' is 2 wide, not 1", 1),
+    "positions of 2": (GOOD + GOOD.replace("pos:R:3", "pos:R:2:q:R:1"), "column 'pos' is 2 wide, not 3", 1),
     "infinitely far": (GOOD + GOOD.replace("2.5", "inf") + GOOD, "frame 1: atom 1 is at", 2),
     "a lattice of 6": (GOOD + GOOD.replace("energy", 'Lattice="1 0 0 0 1 0" energy') + GOOD, "frame 1: Lattice='1", 2),
     "no atoms": (GOOD + "0\n\n" + GOOD, "frame 1: no atoms", 2),

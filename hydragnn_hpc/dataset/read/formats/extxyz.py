@@ -142,7 +142,8 @@ def _first_line(lines: _Lines) -> bytes | None:
 def _take(lines: _Lines, first: bytes) -> list[bytes]:
     """Return a frame's lines: as many as it declares, or fewer if the next frame starts earlier."""
     chunk, size = [first], 0
-    while len(chunk) < int(first) + 2 and (line := lines.next()):
+    n_lines = int(first) + 2
+    while len(chunk) < n_lines and (line := lines.next()):
         if len(chunk) > 1 and _is_count(line):
             lines.put_back([line])
             break
@@ -206,7 +207,8 @@ def _refuse_other_cells(values: dict[str, Any], where: str) -> None:
                 f"{where}: the header states the cell and units as i-PI does, with {key!r}; convert the file to"
                 " extended XYZ, with Lattice and lengths in ångström"
             )
-        if key.casefold() in OTHER_CELLS and np.size(value) in (3, 6, 9) and np.asarray(value).dtype.kind in "if":
+        numeric = isinstance(value, np.ndarray) and value.dtype.kind in "if"
+        if numeric and key.casefold() in OTHER_CELLS and value.size in (3, 6, 9):
             raise UserError(
                 f"{where}: the header has '{key}' but no Lattice, which states the cell; rename or remove it"
             )
@@ -224,18 +226,19 @@ def _columns(
             raise UserError(f"{where}, atom {atom}: {found}, expected {expected}; correct the line or Properties")
     species, positions = (_place(layout, names, where) for names in (_SPECIES, _POSITIONS))
     columns: dict[str, Any] = {}
+    widths = {species: 1, positions: 3}
     z, pos, start = np.zeros(0, np.int32), np.zeros((0, 3)), 0
     for number, (name, kind, count) in enumerate(layout):
         cells = [line[start : start + count] for line in words]
         start += count
+        if count != widths.get(number, count):
+            raise UserError(f"{where}: the column '{name}' is {count} wide, not {widths[number]}; correct Properties")
         if number == species:
             as_numbers = name.casefold() in _SPECIES[2:]
             z = np.array(
                 [_proton_number(line[0], as_numbers, f"{where}, atom {k}") for k, line in enumerate(cells)], np.int32
             )
         elif number == positions:
-            if count != 3:
-                raise UserError(f"{where}: the column '{name}' is {count} wide; positions are 3; correct Properties")
             made = _array(kind if kind in "RI" else "R", cells)
             if isinstance(made, Unreadable):
                 raise UserError(f"{where}: the column '{name}' {made.reason}")
