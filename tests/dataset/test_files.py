@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -214,6 +215,26 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     assert [c for _, c in found[:2]] == [b"1", b"1"]
     assert "No such file or directory (it is a link to nowhere)" in str(found[2][1])
     assert "is not a regular file" in str(found[3][1])
+
+
+def test_a_folder_whose_files_cannot_be_accessed_costs_only_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without the right to search it still lists its files' names."""
+    for name in ("closed/out_1", "out_2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    of_system = os.stat
+
+    def refusing(path: Any, **options: Any) -> os.stat_result:
+        if "closed/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return of_system(path, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    (_, closed), (_, content) = contents(tmp_path)
+    assert str(closed).endswith("closed/out_1: cannot be read: Permission denied") and content == b"1"
+    assert [str(closed) for _, closed in contents(tmp_path / "closed")] == [str(closed)]
 
 
 def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,12 @@ def test_a_cell_or_unit_that_would_be_lost_is_refused(
         assert only(xyz(tmp_path / "b.xyz", good)).cell.any()
 
 
+@pytest.mark.parametrize("value", ["T", '"a b c"', '"_JSON [[1,2],[3]]"', '"_JSON ' + "[" * 99 + "]" * 99 + '"'])
+def test_a_key_called_cell_whose_value_is_none_is_data(value: str, tmp_path: Path) -> None:
+    frame = only(xyz(tmp_path / "a.xyz", f"cell={value}"))
+    assert "cell" in frame.values and not frame.cell.any()
+
+
 def test_units_that_a_header_states(tmp_path: Path) -> None:
     bohr = only(xyz(tmp_path / "a.xyz", f"{LATTICE} energy=-%d.5 length_unit=bohr"))
     assert bohr.pos[1, 2] == 2.5 and bohr.cell[0, 0] == 9.0
@@ -516,6 +522,10 @@ def test_partly_occupied_sites_are_refused(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "a.cif", made)
     (message,) = formats.iter_frames(tmp_path / "a.cif", "ase")
     assert isinstance(message, UserError) and "partly occupied" in str(message)
+    for value in (0.5, {"all": 0.5}):  # another program's value of that name
+        made.info["occupancy"] = value
+        ase.io.write(tmp_path / "a.traj", made)
+        assert only(tmp_path / "a.traj").values["occupancy"] == value
 
 
 def test_damage_costs_one_file_of_a_folder(tmp_path: Path) -> None:

@@ -231,8 +231,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_adios(path: Path) -> bool:
-    """Whether a path is an ADIOS2 folder, which is read as one file."""
-    return (path / INDEX).is_file()
+    """Whether a path is an ADIOS2 folder, which is read as one file; False for a folder that cannot be accessed."""
+    with contextlib.suppress(OSError):
+        return (path / INDEX).is_file()
+    return False
 
 
 def visible(folder: Path) -> list[Path]:
@@ -277,7 +279,9 @@ def _on_disk(path: Path, source: Path) -> RawFile:
             path.stat()
             problem = "is not a regular file"
     except OSError as error:
-        target = f" (it is a link to {path.readlink()})" if path.is_symlink() else ""
+        target = ""
+        with contextlib.suppress(OSError):  # no link, or in a folder that cannot be accessed
+            target = f" (it is a link to {path.readlink()})"
         problem = f"cannot be read: {error.strerror}{target}"
     origin = _printable(path.relative_to(source).as_posix())
     return RawFile(where, origin, lambda: stored.open("rb"), path, problem)

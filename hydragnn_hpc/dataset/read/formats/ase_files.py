@@ -101,7 +101,9 @@ def _quietly(images: Iterator[Any]) -> Any:
 
 def _frame_of(atoms: Any, file: RawFile, number: int, problem: str) -> Frame | UserError:
     label = file.named(str(number), f"frame {number}")
-    shared = [o for o in (atoms.info.get("occupancy") or {}).values() if len(o) > 1 or any(v != 1 for v in o.values())]
+    occupancy = atoms.info.get("occupancy")  # of a CIF, the share of each element by site; elsewhere it may be anything
+    sites = [site for site in occupancy.values() if isinstance(site, dict)] if isinstance(occupancy, dict) else []
+    shared = [site for site in sites if len(site) > 1 or any(share != 1 for share in site.values())]
     if shared:
         return UserError(
             f"{label.where}: a site is occupied by {shared[0]}: partly occupied sites describe an average of many"
