@@ -273,7 +273,7 @@ def test_what_cannot_be_converted_is_skipped_and_counted_on_request(tmp_path: Pa
     done = convert(tmp_path / "text", tmp_path / "back.xyz", replace(NONE, on_error="skip"))
     assert (done.count, done.skipped.count) == (8, 1)
     (tmp_path / "a.xyz").write_text(head.format(*rows[1]))
-    with pytest.raises(UserError, match=r"none of its 1 structures can be converted; the first: .*frame 0"):
+    with pytest.raises(UserError, match=r"none of 1 structure can be converted; the first: .*frame 0"):
         convert(tmp_path / "a.xyz", tmp_path / "none", skipping)
     assert not (tmp_path / "none").exists()
 

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydragnn_hpc import atomic
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset import store
 from hydragnn_hpc.dataset.build import prepare, to_hydragnn, to_lsms
 from hydragnn_hpc.dataset.generate import surrogate
@@ -134,7 +135,7 @@ def _frames_of_bp(bp: Path) -> tuple[store.Manifest, Iterator[tuple[Frame, dict[
 def _done(source: Path, kind: str, count: int, lost: Iterable[str], skipped: Skipped) -> Conversion:
     if not count and skipped.count:
         raise UserError(
-            f"{source}: none of its {skipped.count:,} structures can be converted; the first: {skipped.reasons[0]}"
+            f"{source}: none of {counted(skipped.count, 'structure')} can be converted; the first: {skipped.reasons[0]}"
         )
     return Conversion(kind, count, tuple(lost), skipped)
 

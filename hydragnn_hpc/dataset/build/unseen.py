@@ -162,7 +162,7 @@ class Preparation:
         form = sources.form_of(source, self.options)
         yield from self.batches(formats.iter_frames(source, form))
         if self.count == self.skipped.count:
-            what = f"none of its {self.count} structures can be used" if self.count else "holds no structure"
+            what = f"none of {counted(self.count, 'structure')} can be used" if self.count else "holds no structure"
             remedy = f"; the first: {self.skipped.reasons[0]}" if self.count else "; give a file that has some"
             raise UserError(f"{source}: {what} as {form}{remedy}")
 

@@ -44,7 +44,7 @@ def start_of(file: Path) -> bytes:
 
 
 def is_compressed(file: Path) -> bool:
-    """Return whether a file starts like a gzip, bzip2, xz or zstd stream."""
+    """Return whether a file starts like a gzip, bzip2, xz, lzma or zstd stream."""
     start = start_of(file)
     return start.startswith(_ZSTD) or any(re.match(magic, start) for magic, _ in _KINDS)
 

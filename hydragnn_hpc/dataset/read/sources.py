@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hydragnn_hpc.counts import counted
 from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, parts, targets
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped, WrongOptionError
@@ -208,7 +209,7 @@ class _Gathering:
             log(f"{self._source} states a split of its own, which is not kept; --split-by source keeps it")
         if not len(self._samples):
             count, reasons = self._skipped.count, self._skipped.reasons
-            what = f"none of its {count} structures can be used" if count else "holds no structure"
+            what = f"none of {counted(count, 'structure')} can be used" if count else "holds no structure"
             remedy = f"; the first: {reasons[0]}" if count else "; give a file that has some, or another --format"
             raise UserError(f"{self._source}: {what} as {form}{remedy}")
         widths = self._extract.widths(str(self._source))

@@ -38,10 +38,11 @@ def mean_pooling(campaign: Campaign, variants: Variants, manifest: Manifest) -> 
         unit = manifest.targets[task.field].unit
         poor = {v: c.model.pooling for v, c in variants.items() if name in c.tasks and c.model.pooling != "sum"}
         if task.level == "graph" and is_energy(unit) and poor:
+            poolings = " or ".join(sorted(set(poor.values())))
             text = (
                 f"task '{name}': '{task.field}' is in {unit} per structure, and structures differ in size, but with"
-                f" model.pooling={next(iter(poor.values()))} a structure and its supercells have the same value: use"
-                " sum, or a target per atom"
+                f" model.pooling={poolings} a structure and its supercells have the same value: use sum, or a target"
+                " per atom"
             )
             yield naming_variants(variants, poor, text), task.field
 

@@ -51,8 +51,9 @@ def small_compositions(data: DataView) -> Lines:
         return "".join(f"{chemical_symbols[z]}{n}" for z, n in pairs if n)
 
     shown = ", ".join(f"{formula(kinds[k])} ({sizes[k]})" for k in few[:5].tolist()) + (", ..." if len(few) > 5 else "")
-    text = "compositions have too few samples for validation and test sets, and are used for training only"
-    yield f"{len(few)} {text}: {shown}", None
+    have = "composition has" if len(few) == 1 else "compositions have"
+    text = f"{len(few):,} {have} too few samples for validation and test sets, used for training only: {shown}"
+    yield text, None
 
 
 def capped(data: DataView) -> Lines:

@@ -133,6 +133,6 @@ def contradictions(data: DataView) -> Lines:
     if pairs:
         line = (
             f"{counted(len(pairs), 'sample')} with the species and sites of another sample, but different target values"
-            f" (for example, {pairs[0][0]} repeats {pairs[0][1]}): only the first of each is kept; check which is right"
+            f" (for example, {pairs[0][0]} repeats {pairs[0][1]}): only one of each is kept; check which is right"
         )
         yield line, None
