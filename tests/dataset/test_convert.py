@@ -247,6 +247,18 @@ def test_a_split_that_other_structures_state_is_named_as_lost(tmp_path: Path, st
     assert done.lost == ("'split' (data prepare --split-by source keeps it)",) * lost
 
 
+def test_the_split_in_a_converted_file_may_be_edited(tmp_path: Path) -> None:
+    options = Options(targets=parse_targets(["E=graph:energy:eV"]), split_by="random", seed=3)
+    prepare(write(tmp_path / "a.extxyz", frames()), tmp_path / "a.bp", options)
+    convert(tmp_path / "a.bp", tmp_path / "b.extxyz", NONE)
+    text, split = (tmp_path / "b.extxyz").read_text(), store.read(tmp_path / "a.bp")[1]["split"]
+    words = re.sub(r" split=(\d)", lambda match: f" split={('train', 'val', 'Test')[int(match[1])]}", text)
+    for name, changed, kept in (("words", words, True), ("none", re.sub(r" split=\d", "", text), False)):
+        (tmp_path / f"{name}.extxyz").write_text(changed)
+        assert convert(tmp_path / f"{name}.extxyz", tmp_path / f"{name}.bp", replace(NONE, seed=4)).lost == ()
+        assert np.array_equal(store.read(tmp_path / f"{name}.bp")[1]["split"], split) == kept
+
+
 def test_what_cannot_be_converted_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
     """Damage that its reader notices, a value that LSMS text needs, and a name that two structures have."""
     head = "2\nProperties=species:S:1:pos:R:3:q:R:1:m:R:1 name={} energy={}\nCu 0 0 0 29 1\nAu 0 0 {} 79 1\n"

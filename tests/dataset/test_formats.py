@@ -615,6 +615,14 @@ def test_numbers_with_more_digits_than_python_converts(tmp_path: Path) -> None:
     assert read(xyz(tmp_path / "a.xyz", f"energy=1 name={digits}")).samples.names == [digits]
 
 
+def test_a_name_that_is_not_utf_8_costs_its_structure(tmp_path: Path) -> None:
+    source = xyz(tmp_path / "a.xyz", r'energy=-%d name="_JSON \"a\\ud80%d\""', n=2)
+    source.write_text(source.read_text().replace("ud800", "u00e4"))
+    with pytest.raises(UserError, match=r"frame 1: its name 'a\\ud801' is not UTF-8; rename the structure"):
+        read(source)
+    assert read(source, on_error="skip").samples.names == ["aä"]
+
+
 def test_nesting_without_end_is_damage(tmp_path: Path) -> None:
     deep = "[" * 100_000
     assert read(xyz(tmp_path / "a.xyz", f'x="_JSON {deep}" energy=-1')).samples.values["E"] == [np.array([[-1.0]])]

@@ -167,10 +167,14 @@ class FrameCheck:
         Raises
         ------
         UserError
-            If it has no atoms, an unknown element, positions or a cell that are not finite or absurdly large, or two
-            atoms at the same position.
+            If it has no atoms, an unknown element, positions or a cell that are not finite or absurdly large, two atoms
+            at the same position, or a name that cannot be encoded as UTF-8.
         """
         z, pos, cell, where = frame.atomic_numbers, frame.pos, frame.cell, frame.where
+        try:
+            frame.name.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character
+            raise UserError(f"{where}: its name {frame.name!r} is not UTF-8; rename the structure") from error
         if not len(z):
             raise UserError(f"{where}: no atoms; leave the structure out")
         if z.min() < 1 or z.max() > LARGEST_Z:

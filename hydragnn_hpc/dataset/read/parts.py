@@ -23,15 +23,9 @@ def stated_part(frame: Frame) -> int:
     UserError
         If neither the key ``split`` nor exactly one of the words in the path of its file says which.
     """
-    stated = frame.values.get("split")
-    if isinstance(stated, str) and stated.casefold() in _WORDS:
-        return _WORDS[stated.casefold()]
-    if isinstance(stated, Unreadable):
-        raise UserError(f"{frame.where}: 'split' {stated.reason}")
-    if isinstance(stated, int | float | np.number) and not isinstance(stated, bool) and stated in range(len(PARTS)):
-        return int(stated)
-    if stated is not None and not (isinstance(stated, float) and np.isnan(stated)):
-        raise UserError(f"{frame.where}: split={stated}; write train, validation or test")
+    part = part_of_key(frame)
+    if part is not None:
+        return part
     named = {_WORDS[word] for word in re.findall("[a-z]+", frame.origin.casefold()) if word in _WORDS}
     if len(named) != 1:
         what = (
@@ -42,6 +36,26 @@ def stated_part(frame: Frame) -> int:
             " one of these words into its file's name"
         )
     return named.pop()
+
+
+def part_of_key(frame: Frame) -> int | None:
+    """Return 0, 1 or 2, as the key ``split`` states; None where there is none, or it is NaN.
+
+    Raises
+    ------
+    UserError
+        If its value is another one.
+    """
+    stated = frame.values.get("split")
+    if stated is None or (isinstance(stated, float) and np.isnan(stated)):
+        return None
+    if isinstance(stated, Unreadable):
+        raise UserError(f"{frame.where}: 'split' {stated.reason}")
+    if isinstance(stated, str) and stated.casefold() in _WORDS:
+        return _WORDS[stated.casefold()]
+    if isinstance(stated, int | float | np.number) and not isinstance(stated, bool) and stated in range(len(PARTS)):
+        return int(stated)
+    raise UserError(f"{frame.where}: split={stated}; write train, validation or test")
 
 
 def check_complete(part: np.ndarray, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from hydragnn_hpc.dataset.graphs import Geometry, check_cell, find_neighbours
 from hydragnn_hpc.dataset.read import derive, files, formats, parts, targets
 from hydragnn_hpc.dataset.read.frames import Frame, Skipped, WrongOptionError
 from hydragnn_hpc.dataset.read.gathered import RawSamples, SampleCollector
-from hydragnn_hpc.dataset.read.units import Unit
 from hydragnn_hpc.dataset.store.manifest import is_there
 from hydragnn_hpc.errors import UserError, nearest
 from hydragnn_hpc.fields import PARTS, SOURCE_INDEX, Property
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from hydragnn_hpc.dataset.read.options import Options
 
 _SAME_CELL = 1e-6  # bohr
-_SPLIT = targets.TargetSpec(Property("-split", "graph", "", ""), "split", Unit(""))  # a name that no target can have
+_SPLIT = Property("-split", "graph", "", "")  # a name that no target can have
 ON_ERROR = ("fail", "skip")
 """What ``--on-error`` may be."""
 
@@ -128,7 +127,7 @@ class _Gathering:
         keep_split: bool,
     ) -> None:
         self._source, self._options, self._specs, self._keep_split = source, options, specs, keep_split
-        self._extract = targets.TargetExtractor((*specs, _SPLIT) if keep_split else specs)
+        self._extract = targets.TargetExtractor(specs)
         self._samples, self._skipped = SampleCollector(folder), Skipped()
         self._isolated = self._lone = 0
         self._has_split = False
@@ -163,10 +162,11 @@ class _Gathering:
             except UserError as error:
                 raise UserError(f"{frame.where}: {error}") from error
         self._has_split |= "split" in frame.values
-        if options.split_by == parts.SOURCE:
-            frame = replace(frame, values={**frame.values, "split": parts.stated_part(frame)})
         self._note_split(frame)
         values, energy = self._extract(frame)
+        if self._keep_split:
+            part = (parts.stated_part if options.split_by == parts.SOURCE else parts.part_of_key)(frame)
+            values[_SPLIT.name] = None if part is None else np.array([[part]], np.float64)
         if not np.isnan(energy) and self._is_lone(frame, geometry):
             energy, self._lone = np.nan, self._lone + 1
         self._samples.add(frame, geometry, values, energy, self._source_index(frame))
@@ -212,17 +212,17 @@ class _Gathering:
             what = f"none of {counted(count, 'structure')} can be used" if count else "holds no structure"
             remedy = f"; the first: {reasons[0]}" if count else "; give a file that has some, or another --format"
             raise UserError(f"{self._source}: {what} as {form}{remedy}")
-        widths = self._extract.widths(str(self._source))
+        widths = {**self._extract.widths(str(self._source)), _SPLIT.name: 1}
         properties = [spec.property for spec in self._specs if not spec.mixing]
         mixing = next((spec.property for spec in self._specs if spec.mixing), None)
-        samples = self._samples.samples([*properties, _SPLIT.property] if self._keep_split else properties, widths)
+        samples = self._samples.samples([*properties, _SPLIT] if self._keep_split else properties, widths)
         raw = RawData(samples, self._skipped, properties, mixing, form, self._source)
         if self._keep_split:
-            part = np.concatenate(samples.values.pop(_SPLIT.property.name))[:, 0]
+            part = np.concatenate(samples.values.pop(_SPLIT.name))[:, 0]
             if self._options.split_by == parts.SOURCE:
                 parts.check_complete(part, str(self._source))
             complete = form not in formats.WITH_SPLIT or len(np.unique(part)) == len(PARTS)
-            raw.part = part.astype(np.uint8) if complete and np.isin(part, range(len(PARTS))).all() else None
+            raw.part = part.astype(np.uint8) if complete and not np.isnan(part).any() else None
         raw.split_dropped = self._has_split and raw.part is None
         return raw
 
