@@ -184,7 +184,7 @@ def sanitizer(device: torch.device) -> str:
 
 def campaign(device: torch.device) -> str:
     """A campaign of two workers on the device, one of which is killed, finishes with the CPU's errors."""
-    for package in ("adios2", "ase", "mpi4py", "pandas", "scipy", "typer"):
+    for package in ("adios2", "ase", "mpi4py", "pandas", "pytest", "scipy", "typer"):
         if find_spec(package) is None:
             raise NotRunError(f"no {package}")
     from hydragnn_hpc import load
