@@ -92,6 +92,8 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
         write_record(folder.job_chain, before.model_copy(update={"late": late_runs}))
     if code == ExitCode.USAGE:
         return code, "the campaign cannot be run as it is; the line above says why"
+    if code == ExitCode.INTERRUPTED:
+        return code, "interrupted; submit again to continue"
     if late_runs:
         if late_runs < min(LATE_RUNS, runs):
             return ExitCode.AGAIN, "the job's set-up left too little time to train; it is run again"
@@ -116,8 +118,6 @@ def end(folder: CampaignFolder, code: int, runs: int, late: bool = False) -> tup
             if failed
             else (ExitCode.DONE, "done")
         )
-    if code == ExitCode.INTERRUPTED:
-        return code, f"interrupted: {counted(left, 'member')} left; submit again to continue"
     if not moved:
         return (
             STOPPED,

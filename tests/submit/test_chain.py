@@ -73,13 +73,11 @@ def test_a_rung_that_is_not_decided_yet_keeps_a_chain(tmp_path: Path) -> None:
     assert chain.end(folder, 137, 50) == (ExitCode.DONE, "done")
 
 
-def test_an_interruption_ends_a_chain(folder: CampaignFolder) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interruption_ends_a_chain(folder: CampaignFolder, late: bool) -> None:
     chain.begin(folder)
     finish(folder, 0)
-    words = "interrupted: 1 member left; submit again to continue"
-    assert chain.end(folder, 130, 50) == (ExitCode.INTERRUPTED, words)
-    finish(folder, 1)
-    assert chain.end(folder, 130, 50) == (ExitCode.DONE, "done")
+    assert chain.end(folder, 130, 50, late) == (ExitCode.INTERRUPTED, "interrupted; submit again to continue")
 
 
 def test_a_usage_error_ends_a_chain(folder: CampaignFolder, tmp_path: Path) -> None:
