@@ -20,6 +20,8 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 SIZES = alloys.parse_sizes("1x1x1,2x1x1")
 
 

@@ -33,6 +33,8 @@ from hydragnn_hpc.dataset.read.units import LENGTH_KEYS
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import RYDBERG_IN_EV, Property
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 CELL = tuple(surrogate.sites()[1].ravel().tolist())
 UNITS = ["", "eV/Å", "μB", "e*Å^2", "kJ/mol", "eV/atom"]
 NONE = Options(cutoff=0.0)

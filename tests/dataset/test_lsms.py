@@ -19,6 +19,8 @@ from hydragnn_hpc.dataset.read.frames import MalformedError
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
 DECIMALS = (6, 6, 6, 2, 6, 6, 6, 4, 6, 6, 6)  # of columns 8 to 18, as far as the format and a double hold them
 

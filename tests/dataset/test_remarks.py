@@ -27,6 +27,8 @@ from hydragnn_hpc.dataset.remarks import registry
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.paths import CampaignFolder
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 Made = tuple[list[Atoms], str, dict[str, Any]]
 """Structures, the target to take from them, and further options of preparing them."""
 ENERGY = "e=graph:e:eV"

@@ -14,6 +14,8 @@ from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.gathered import SampleCollector
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 FRACTIONS = (0.7, 0.15, 0.15)
 groups = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 

@@ -22,6 +22,8 @@ from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.dataset.staged import copies
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 NONE = Options(cutoff=0.0)
 
 

@@ -14,6 +14,8 @@ from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 OPTIONS = Options(targets=parse_targets(["e=graph:energy:eV"]), split_by="source")
 
 

@@ -28,6 +28,8 @@ from hydragnn_hpc.dataset.read.targets import parse_targets
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.fields import BOHR_IN_ANGSTROM, RYDBERG_IN_EV
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 TARGETS = parse_targets(
     ["energy=graph:energy:eV", "forces=node:forces:eV/Ang:force", "dipole=graph:dipole_moment:e*Ang", "q=node:bader:e"]
 )

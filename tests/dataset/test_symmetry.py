@@ -20,6 +20,8 @@ from hydragnn_hpc.dataset.graphs import Geometry
 from hydragnn_hpc.dataset.read.options import Options
 from hydragnn_hpc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("written_here")
+
 ALL, NONE = (True, True, True), (False, False, False)
 FEPT = (20.872, 0, 0, 0, 10.436, 0, 0, 0, 14.116)  # the cell of the FePt data, bohr
 
