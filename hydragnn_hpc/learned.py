@@ -23,7 +23,8 @@ def read_summary(folder: CampaignFolder, dataset_sha256: str) -> tuple[DatasetSu
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None, f"{folder.dataset.name} is missing, {lacking}; run the campaign's command again"
-        return None, f"{error}, {lacking}; remove it, and run the campaign's command again"
+        remedy = "make it readable" if isinstance(error.__cause__, PermissionError) else "remove it"
+        return None, f"{error}, {lacking}; {remedy}, and run the campaign's command again"
     if summary.dataset_sha256 != dataset_sha256:
         return None, f"{folder.dataset} is of another data set, {lacking}; remove it, and run the command again"
     return summary, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from hydragnn_hpc.campaign_file import parse_campaign
 from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.learned import read_summary
 from hydragnn_hpc.paths import CampaignFolder
 from hydragnn_hpc.report.analysis import content, statistics
 from hydragnn_hpc.report.document import body, page
@@ -25,6 +27,7 @@ from hydragnn_hpc.report.figures import composition, error_density, learning_cur
 from hydragnn_hpc.report.figures.registry import FIGURES
 from hydragnn_hpc.report.results.event_log import read_log
 from hydragnn_hpc.report.results.ground_truth import GroundTruth
+from hydragnn_hpc.report.results.load import load
 from hydragnn_hpc.report.results.worker_sessions import read_sessions
 from hydragnn_hpc.report.write import write_report
 from tests.report import making
@@ -223,6 +226,19 @@ def test_damaged_records_are_left_out_and_named(tmp_path: Path) -> None:
         drawn = [d.name for figure in FIGURES for d in figure.draw(gathered)]
     assert drawn == ["rmse", "learning_curves", "schedule"]
     assert page.curves(gathered).keys() == {"H/03"}
+
+
+def test_what_may_not_be_read_is_not_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    results = load(making.make(tmp_path / "x", variants=("H",), replicas=1, samples=10, epochs=2))
+    monkeypatch.setattr("pandas.read_csv", refuse)
+    with pytest.raises(UserError, match=r"history.csv: Permission denied; make it readable$"):
+        results.history(results.members[0])
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert "Permission denied, so errors are not compared" in (problem := read_summary(results.folder, "")[1])
+    assert "; make it readable, and run" in problem
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

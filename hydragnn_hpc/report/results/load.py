@@ -94,13 +94,15 @@ class Results(rows.Snapshot):
         Raises
         ------
         UserError
-            If the file is not valid.
+            If the file is not valid, or may not be read.
         """
         path = self.folder.member(member.variant, member.replica).history
         try:
             history = pd.read_csv(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from error
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; {_REMEDY}") from error
         if not {"epoch", "train_loss", "validation_loss"} <= set(history.columns):
