@@ -31,7 +31,9 @@ def test_cards_of_one_uuid_are_distinguished_by_their_addresses(cards: dict[str,
     assert (found.uuid, found.pci_address, found.identity) == ("GPU-XX", "0001:41:00", "0001:41:00")
 
 
-def test_slices_of_one_card_are_distinguished_by_their_masks(cards: dict[str, object], monkeypatch) -> None:
+def test_slices_of_one_card_are_distinguished_by_their_masks(
+    cards: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cards |= {"uuid": "GPU-1", "pci_bus_id": 0x41, "pci_device_id": 0}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5,MIG-7")
     assert device.describe(CARD).identity == "MIG-5"
@@ -43,7 +45,9 @@ def test_an_older_torch_reports_a_uuid_at_most(cards: dict[str, object]) -> None
     assert device.describe(CARD).identity == "GPU-1"
 
 
-def test_the_service_that_shares_cards_is_detected(cards: dict[str, object], tmp_path: Path, monkeypatch) -> None:
+def test_the_service_that_shares_cards_is_detected(
+    cards: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     assert device.describe(CARD).mps is False
     (tmp_path / "control").touch()
@@ -97,7 +101,7 @@ def test_a_required_gpu_that_is_missing_is_an_error_with_its_reason(monkeypatch:
         device.choose_device("auto", 0, require_gpu=True)
 
 
-def test_a_run_that_requires_a_gpu_trains_nothing_without_one(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_that_requires_a_gpu_trains_nothing_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     campaigns.make(tmp_path, variants=["H"], replicas=1, launch={"device": "auto"})
     found = campaigns.command(tmp_path, "run", "campaign.yaml", "out", "--require-gpu")

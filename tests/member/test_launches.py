@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from hydragnn_hpc.member.engine.edges import EdgeBasis
@@ -49,7 +50,7 @@ def launches(members: int, edges: EdgeBasis | None) -> int:
     return sum(_kernels(e) for e in profiler.events() if e.cpu_parent is None)
 
 
-def _kernels(event) -> int:
+def _kernels(event: FunctionEvent) -> int:
     if event.name in ONE_KERNEL:
         return 1
     if event.name == "aten::to" and event.input_shapes[0] == []:

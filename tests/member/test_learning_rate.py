@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from hydragnn_hpc.member.training.schedule import Schedule, cosine_rate
 from hydragnn_hpc.sections import Cosine, EarlyStopping, Plateau, Training
@@ -23,35 +24,28 @@ def rates(options: Training, losses: list[float]) -> list[float]:
     return seen
 
 
-def in_torch(make, options: Training, losses: list[float], plateau: bool) -> list[float]:
-    """The same rates from torch's own scheduler."""
+def in_torch(kind: type[LRScheduler], options: Training, losses: list[float], **arguments: float) -> list[float]:
+    """The same rates from torch's scheduler of this kind."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.optimizer.learning_rate)
-    scheduler, seen = make(optimizer), []
+    scheduler, seen = kind(optimizer, **arguments), []
     for loss in losses:
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step(loss) if plateau else scheduler.step()
+        scheduler.step(loss) if kind is ReduceLROnPlateau else scheduler.step()
     return seen
 
 
 @pytest.mark.parametrize("minimum", [0.0, 2e-4])
 def test_the_cosine_is_torchs(minimum: float) -> None:
     options = Training(epochs=30, schedule="cosine", cosine=Cosine(minimum=minimum))
-    torchs = in_torch(
-        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=30, eta_min=minimum), options, [1.0] * 30, False
-    )
+    torchs = in_torch(CosineAnnealingLR, options, [1.0] * 30, T_max=30, eta_min=minimum)
     assert rates(options, [1.0] * 30) == pytest.approx(torchs, rel=1e-9)
 
 
 def test_the_plateau_is_torchs() -> None:
     options = Training(plateau=Plateau(patience=2))
     losses = [1.0, 0.9, 0.9, 0.95, 0.9, 0.9, 0.9, 0.5, 0.6, 0.6, 0.6, 0.6, 0.4] + [0.4] * 60
-    torchs = in_torch(
-        lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, factor=0.5, patience=2, min_lr=1e-5),
-        options,
-        losses,
-        True,
-    )
+    torchs = in_torch(ReduceLROnPlateau, options, losses, factor=0.5, patience=2, min_lr=1e-5)
     assert rates(options, losses) == pytest.approx(torchs, rel=1e-9)
 
 
