@@ -10,13 +10,15 @@ if (($# != 2)) || [[ $2 != *.tar ]]; then
   exit 2
 fi
 environment=$1 archive=$2
+# The environment's own package (-P), even where there is one in the current folder.
 where='import hydragnn_hpc, pathlib; print(pathlib.Path(hydragnn_hpc.__file__).parents[1])'
-if ! root=$("$environment/bin/python" -c "$where" 2>/dev/null); then
+if ! root=$("$environment/bin/python" -P -c "$where" 2>/dev/null); then
   echo "envs/pack.sh: error: $environment is not an environment with hydragnn_hpc installed; give its folder" >&2
   exit 2
 fi
-# Compiled modules are packed beside the sources, or each rank would compile them again.
-"$environment/bin/python" -m compileall -q "$root/hydragnn_hpc"
+# Compiled modules are packed beside the sources, or each rank would compile them again. In an environment of another
+# user they cannot be.
+"$environment/bin/python" -m compileall -q "$root/hydragnn_hpc" || true
 packages=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 packages=${packages#"$(cd "$environment" && pwd -P)"/}
 packages=${packages#"$(cd "$environment" && pwd)"/}

@@ -112,6 +112,19 @@ def test_an_environment_that_another_user_has_put_there_is_not_used(link: bool) 
         shutil.rmtree(shared)
 
 
+def test_an_environment_whose_modules_cannot_be_compiled_is_packed(tmp_path: Path) -> None:
+    """It may belong to another user. Its package is packed, not that of the current folder."""
+    programs = light(tmp_path / "light")
+    package = tmp_path / "theirs" / "hydragnn_hpc"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__pycache__").touch()  # in place of the folder
+    (next(programs.parent.glob("lib/python3*/site-packages")) / "theirs.pth").write_text(f"{package.parent}\n")
+    command = ["bash", str(ROOT / "envs/pack.sh"), str(programs.parent), str(tmp_path / "environment.tar")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Error compiling" in done.stdout, done
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_campaign_from_a_packed_environment(tmp_path: Path) -> None:
