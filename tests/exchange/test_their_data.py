@@ -19,6 +19,7 @@ import torch
 
 from hydragnn_hpc.atomic import StorageError
 from hydragnn_hpc.dataset import store
+from hydragnn_hpc.dataset.build import to_hydragnn
 from hydragnn_hpc.dataset.build.prepare import prepare
 from hydragnn_hpc.dataset.read import formats
 from hydragnn_hpc.dataset.read.formats import hydragnn_pickle
@@ -124,6 +125,9 @@ def test_convert_writes_what_prepare_reads_back(ternary: Path, tmp_path: Path) -
     done(tmp_path, "data", "convert", str(ternary), "theirs.bp", "--to", "hydragnn", "--force")
     kept = called(tmp_path, "data", "convert", str(ternary), "own.bp", "--to", "hydragnn", "--force")
     assert kept.returncode == 2 and "own.bp is not a data set of HydraGNN" in kept.stderr
+    with pytest.raises(UserError, match=r"a name that does not end in \.json"):
+        to_hydragnn.write(ternary, tmp_path / "new.json", False)
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_edges_follow_one_another_along_the_axis_in_which_samples_differ(

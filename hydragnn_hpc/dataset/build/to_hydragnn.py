@@ -69,6 +69,8 @@ def write(bp: Path, out: Path, force: bool) -> int:
         If something cannot be read or written, or lacks a value.
     """
     description = out.with_suffix(".json")
+    if description == out:
+        raise UserError(f"{out}: its configuration would have the same name; give a name that does not end in .json")
     for path in (out, description):
         if path.exists() and not force:
             raise UserError(f"{path} exists; give another name, or --force to replace it")
