@@ -164,7 +164,8 @@ def _tasks(data: DataFacts, vectors: bool = False) -> tuple[dict[str, dict[str, 
     left_out = []
     for name, target in data.manifest.targets.items():
         if any(low == high for low, high in zip(target.minimum, target.maximum, strict=True)):
-            left_out.append(f"Left out: {name}, which is constant.")
+            component = ", a component of which" if target.width > 1 else ", which"
+            left_out.append(f"Left out: {name}{component} is constant.")
         elif name in data.rotating and not (vectors and len(target.minimum) == 3):
             left_out.append(
                 f"Left out: {name}, which rotates with the structure ({data.rotating[name]}): a task of scalar values"

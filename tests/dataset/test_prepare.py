@@ -200,8 +200,12 @@ def test_a_campaign_is_checked_against_its_data_set(raw: Path, bp: Path, tmp_pat
         (tmp_path / "raw" / file.name).write_text(format_sample(sample))
     constant = prepare(tmp_path / "raw", tmp_path / "constant.bp", Options())
     tasks = {"H": {"level": "node", "field": "magnetic_moment"}}
-    with pytest.raises(UserError, match=r"constant \(0.25 μB\)"):
+    with pytest.raises(UserError, match=r"task 'H': target 'magnetic_moment' is constant \(0.25 μB\)"):
         match.check(campaign(bp, tasks=tasks), constant)
+    planar = manifest.targets["magnetic_moment"].model_copy(update={"minimum": [0.0, 2.0], "maximum": [1.0, 2.0]})
+    partly = manifest.model_copy(update={"targets": {"magnetic_moment": planar}})
+    with pytest.raises(UserError, match=r"component 1 of target 'magnetic_moment' is constant \(2 μB\)"):
+        match.check(campaign(bp, tasks=tasks), partly)
 
 
 def test_existing_data_is_not_overwritten(raw: Path, bp: Path, tmp_path: Path) -> None:

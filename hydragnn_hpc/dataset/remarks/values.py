@@ -31,11 +31,12 @@ def missing(data: DataView) -> Lines:
 def constant(data: DataView) -> Lines:
     """A component with the same value everywhere."""
     for name, target in data.targets.items():
-        for low, high in zip(target.minimum, target.maximum, strict=True):
+        for k, (low, high) in enumerate(zip(target.minimum, target.maximum, strict=True)):
             if low == high:
+                component = f"component {k} of " if target.width > 1 else ""
                 line = (
-                    f"target '{name}' is constant ({f'{low:g} {target.unit}'.rstrip()}): no campaign can be trained"
-                    " on it; leave it out"
+                    f"{component}target '{name}' is constant ({f'{low:g} {target.unit}'.rstrip()}): no campaign can"
+                    " be trained on it; leave it out"
                 )
                 yield line, name
                 break

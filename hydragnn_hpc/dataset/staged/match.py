@@ -36,11 +36,12 @@ def check(campaign: Campaign, manifest: Manifest) -> None:
                 f"task '{name}': '{task.field}' has {len(target.minimum)} components, which do not form vectors; leave"
                 f" tasks.{name}.vector out"
             )
-        for low, high in zip(target.minimum, target.maximum, strict=True):
+        for k, (low, high) in enumerate(zip(target.minimum, target.maximum, strict=True)):
             if low == high:
+                component = f"component {k} of " if len(target.minimum) > 1 else ""
                 raise UserError(
-                    f"task '{name}': target '{task.field}' is constant ({low:g} {target.unit}) in {where}: there is"
-                    " nothing to learn; leave the task out"
+                    f"task '{name}': {component}target '{task.field}' is constant ({f'{low:g} {target.unit}'.rstrip()})"
+                    f" in {where}: there is nothing to learn; leave the task out"
                 )
     _check_training(campaign, manifest)
     for variant in campaign.variants:
