@@ -48,7 +48,8 @@ def spelt_out(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` or the list of known words, if any, to append to an error."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    other_case = [name for name in known if name.casefold() == word.casefold()]
+    close = other_case or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""

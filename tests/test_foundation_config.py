@@ -108,7 +108,7 @@ def test_example_shows_the_defaults() -> None:
         ({"tasks": {"H": {"level": "graph", "feild": "x"}}, "variants": ["H"]}, "did you mean 'field'?"),
         ({"variants": [{"name": "a", "task": ["H"]}]}, "did you mean 'tasks'?"),
         ({"variants": ["HX"]}, "variant 'HX': unknown task 'HX'"),
-        ({"variants": [{"name": "a", "tasks": ["H"], "weights": {"h": 2.0}}]}, "unknown task 'h'; known: C, H, M"),
+        ({"variants": [{"name": "a", "tasks": ["H"], "weights": {"h": 2.0}}]}, "unknown task 'h'; did you mean 'H'?"),
         ({"variants": ["H", "H"]}, "'H' is named twice"),
         ({"variants": ["HH"]}, "variant 'HH': task 'H' is named twice; remove one"),
         ({"variants": []}, "variants: "),

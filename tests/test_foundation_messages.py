@@ -43,6 +43,7 @@ def test_exit_codes_are_those_of_the_readme() -> None:
 def test_the_nearest_word_is_proposed() -> None:
     assert nearest("epoch", ["epochs", "batch_size"]) == "; did you mean 'epochs'?"
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert nearest("fe", ["Xe", "Fe"]) == "; did you mean 'Fe'?"
     assert nearest("zzz", []) == ""
 
 

@@ -72,6 +72,8 @@ def test_end_members_with_and_without_unit() -> None:
     assert found[47] == pytest.approx(0.1 / ase.units.Ry, rel=1e-7)
     with pytest.raises(UserError, match="not a unit of energy"):
         parse_end_members(["Cu=1Ang"])
+    with pytest.raises(UserError, match=r"no element 'fe'; did you mean 'Fe'\?"):
+        parse_end_members(["fe=1"])
 
 
 @given(st.integers(-(10**14), 10**14).map(lambda n: n / 10**10))

@@ -81,10 +81,9 @@ def parse_unit(text: str, where: str) -> Unit:
     for operator, factor in zip(["", *pieces[1::2]], pieces[::2], strict=True):
         match = _FACTOR.fullmatch(factor)
         if match is None or (match[1] != "1" and match[1] not in _NAMES):
-            alike = [name for name in _NAMES if name.casefold() == factor.casefold()]
             raise UserError(
-                f"{where}: unknown unit '{text}'{nearest(factor or text, alike or [*_NAMES, '1'])} (units are joined by"
-                " * and /, with powers: eV/Ang^3; 1 is dimensionless)"
+                f"{where}: unknown unit '{text}'{nearest(factor or text, [*_NAMES, '1'])} (units are joined by * and /,"
+                " with powers: eV/Ang^3; 1 is dimensionless)"
             )
         name = _NAMES.get(match[1], "1")
         shown += f"{operator}{name}" + (f"^{match[2]}" if match[2] else "")
