@@ -243,6 +243,15 @@ def test_a_path_that_cannot_exist_is_named_as_the_cause(folder: Path, words: tup
     assert "copy the archive again" not in line
 
 
+def test_modules_of_the_current_folder_are_not_imported(folder: Path, tmp_path: Path) -> None:
+    """Child processes are started as modules, for which Python by default looks in the current folder first."""
+    (tmp_path / "random.py").write_text("raise SystemExit('another module of that name')\n")
+    program = Path(sys.executable).with_name("hydragnn-hpc")
+    for words in (["data", "prepare", folder / "raw", "a.bp"], ["run", folder / "c.yaml", "out"]):
+        done = subprocess.run([program, *words], cwd=tmp_path, env=BARE, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_folder_that_has_been_removed_is_named_as_the_cause(folder: Path) -> None:
     line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m hydragnn_hpc run ../c.yaml {folder}/gone-run"
     done = subprocess.run(["bash", "-c", line], cwd=folder, env={**BARE, "PYTHONPATH": str(ROOT)}, capture_output=True)

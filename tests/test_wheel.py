@@ -118,7 +118,7 @@ def test_job_scripts_from_the_wheel_find_their_environment(programs: Path, tmp_p
     script = run(
         programs, tmp_path, "hydragnn-hpc", "submit", campaign, "out", "--site", site, "--account", "a", "--dry-run"
     )
-    head = script.split("\npython -m hydragnn_hpc.submit.chain begin")[0]
+    head = script.split("\npython -P -m hydragnn_hpc.submit.chain begin")[0]
     sourced = re.findall(r'^\. "\$HYDRAGNN_HPC_ROOT/(.*)"$', head, re.M)
     assert len(sourced) == sum(line.startswith(". ") for line in load_site(site).environment)
     stand_ins = f'module() {{ export PATH="{tmp_path}/modules:$PATH"; }}\nconda() {{ module; }}\n'

@@ -105,7 +105,7 @@ def _try_mpirun() -> Finding:
     if mpirun is None:
         found = "no mpirun on PATH: 'run' starts one rank here; under Slurm, try 'srun hydragnn-hpc doctor'"
         return _finding("launcher", True, found)
-    command = [mpirun, "-n", "2", sys.executable, "-m", "hydragnn_hpc.ensemble.rankmap"]
+    command = [mpirun, "-n", "2", sys.executable, "-P", "-m", "hydragnn_hpc.ensemble.rankmap"]
     try:
         done = commands.run(command, 60)
     except commands.SilentError as error:

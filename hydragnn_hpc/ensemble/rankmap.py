@@ -31,7 +31,7 @@ def probe(kind: type[_Answer], module: str, *arguments: str) -> tuple[_Answer | 
 
     The child gets a worker's environment, without the launcher's variables.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     try:
         done = commands.run(command, PATIENCE_SECONDS, environment=worker_environment(os.environ))
     except commands.SilentError as error:

@@ -74,7 +74,8 @@ class WorkerOptions:
     limits: LineLimits = field(default_factory=LineLimits)
 
 
-WORKER_COMMAND = (sys.executable, "-m", "hydragnn_hpc.member.worker")
+# -P, as for every child process: a module of the current folder, such as a user's random.py, must not be imported.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "hydragnn_hpc.member.worker")
 
 
 class WorkerProcess:

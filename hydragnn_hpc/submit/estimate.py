@@ -98,7 +98,7 @@ def measure(campaign: Campaign, manifest: Manifest, members: int, seconds: float
     The campaign is a variant's own (`Campaign.of_variant`).
     """
     question = PaceQuestion(campaign=campaign.model_dump(mode="json"), manifest=manifest, members=members)
-    command = [sys.executable, "-m", "hydragnn_hpc.member.pace"]
+    command = [sys.executable, "-P", "-m", "hydragnn_hpc.member.pace"]
     try:
         answer = commands.run(command, seconds, question.model_dump_json(by_alias=True))
         return PaceAnswer.model_validate_json(answer.output), ""

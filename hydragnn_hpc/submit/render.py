@@ -76,7 +76,7 @@ def render(job: Job, site: Site, plan: JobPlan) -> str:
         return [fill(word, values, f"profile {site.name}") for word in words]
 
     # A packed environment's console command would contain the path of the folder that was packed.
-    command = ["python", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
+    command = ["python", "-P", "-m", "hydragnn_hpc"] if job.packed else ["hydragnn-hpc"]
     program = [*command, "run", str(job.campaign), str(job.out.root)]
     program += [word for override in job.overrides for word in ("--set", override)]
     program += ["--require-gpu"] * (site.gpus_per_node > 0)

@@ -190,6 +190,8 @@ def campaign(device: torch.device) -> str:
     from hydragnn_hpc import load
     from tests import campaigns
 
+    # For child processes, where the package is not installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         campaigns.data_set(folder)

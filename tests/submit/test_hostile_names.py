@@ -46,7 +46,7 @@ def test_the_local_script_executes_no_name(name: str, tmp_path: Path) -> None:
     assert words[4:8] == [f"{folder / name}.yaml", str(folder / name), "--set", f"name={name}"]
     # A day, less 180 s to stop.
     assert words[8] == "--time-limit" and 86_120 <= int(words[9].removesuffix("s")) <= 86_220
-    assert done.stderr.splitlines()[:4] == ["-m", "hydragnn_hpc.submit.chain", "begin", str(folder / name)]
+    assert done.stderr.splitlines()[:5] == ["-P", "-m", "hydragnn_hpc.submit.chain", "begin", str(folder / name)]
     assert not list(tmp_path.rglob("executed"))
 
 

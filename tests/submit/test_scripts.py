@@ -86,7 +86,7 @@ def test_summit_is_launched_as_the_paper_was() -> None:
 def test_a_packed_environment_is_unpacked_once_per_node(name: str, line: str) -> None:
     script = script_of(name, packed=True)
     assert script.count(f"\n{line}") == 2, "to unpack, and to clean up"
-    assert "python -m hydragnn_hpc run" in script
+    assert "python -P -m hydragnn_hpc run" in script
 
 
 @pytest.mark.parametrize("link", [False, True])

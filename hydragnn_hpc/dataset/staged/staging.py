@@ -92,7 +92,7 @@ class Staging:
             self._lock = -1
 
     def _copy(self) -> None:
-        command = [sys.executable, "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
+        command = [sys.executable, "-P", "-m", "hydragnn_hpc.dataset.staged.copies", str(self._bp), str(self.folder)]
         command.append(str(os.getpid()))
         command += [each.model_dump_json() for each in self._required]
         with tempfile.TemporaryFile("w+", dir=self.folder, errors="replace") as output:

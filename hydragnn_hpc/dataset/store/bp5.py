@@ -35,7 +35,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     OSError
         If ADIOS2 fails, with the reason if it gives one.
     """
-    command = [sys.executable, "-m", "hydragnn_hpc.dataset.store.bp5_writer", str(folder)]
+    command = [sys.executable, "-P", "-m", "hydragnn_hpc.dataset.store.bp5_writer", str(folder)]
     with tempfile.TemporaryFile("w+b") as output:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
         with contextlib.suppress(BrokenPipeError), child:  # a child that has died has printed why

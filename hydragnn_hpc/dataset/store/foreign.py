@@ -75,7 +75,7 @@ def pack(bp: Path, folder: Path, attributes: dict[str, Any], files: dict[str, st
 
 
 def _run(action: str, bp: Path, folder: Path, *more: str) -> None:
-    words = [sys.executable, "-m", "hydragnn_hpc.dataset.store.foreign", action, str(bp), str(folder), *more]
+    words = [sys.executable, "-P", "-m", "hydragnn_hpc.dataset.store.foreign", action, str(bp), str(folder), *more]
     size = sum(path.stat().st_size for where in (bp, folder) if where.is_dir() for path in where.iterdir())
     patience = PATIENCE + size / _SLOWEST
     try:

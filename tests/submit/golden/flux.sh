@@ -11,7 +11,8 @@ cd /project/fept || exit 2
 
 export PATH=/project/venv/bin:$PATH
 
-python -m hydragnn_hpc.submit.chain begin "$out" || exit
+# -P: no module of the campaign's folder, such as a user's random.py, is imported.
+python -P -m hydragnn_hpc.submit.chain begin "$out" || exit
 # The set-up may have taken so long that nothing can be trained any more: then all is left to the next job.
 left=$((15600 - SECONDS - 180))
 launched=75
@@ -22,13 +23,13 @@ if [ "$left" -gt 5 ]; then
   launched=$?
 fi
 # The members' files decide what follows: 75 to run again, any other code to end the chain.
-python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 7800))"
+python -P -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 7800))"
 code=$?
 if [ "$code" -eq 75 ]; then
   # A job with another number is recorded for 'hydragnn-hpc status'.
   {
     flux --parent batch /project/fept/runs/paper/jobs/job.sh
-  } | python -m hydragnn_hpc.submit.chain record "$out"
+  } | python -P -m hydragnn_hpc.submit.chain record "$out"
 fi
 exit "$code"
 

@@ -19,7 +19,8 @@ export PATH=/project/venv/bin:$PATH
 export HYDRAGNN_HPC_ROOT=/project/hydragnn_hpc
 export MPIR_CVAR_CH4_NETMOD=ofi
 
-python -m hydragnn_hpc.submit.chain begin "$out" || exit
+# -P: no module of the campaign's folder, such as a user's random.py, is imported.
+python -P -m hydragnn_hpc.submit.chain begin "$out" || exit
 # The set-up may have taken so long that nothing can be trained any more: then all is left to the next job.
 left=$((30600 - SECONDS - 180))
 launched=75
@@ -30,13 +31,13 @@ if [ "$left" -gt 5 ]; then
   launched=$?
 fi
 # The members' files decide what follows: 75 to run again, any other code to end the chain.
-python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 15300))"
+python -P -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 15300))"
 code=$?
 if [ "$code" -eq 75 ]; then
   # A job with another number is recorded for 'hydragnn-hpc status'.
   {
     scontrol requeue "$SLURM_JOB_ID" || sbatch --parsable /project/fept/runs/paper/jobs/job.sh
-  } | python -m hydragnn_hpc.submit.chain record "$out"
+  } | python -P -m hydragnn_hpc.submit.chain record "$out"
 fi
 exit "$code"
 

@@ -15,7 +15,8 @@ cd /project/fept || exit 2
 
 export PATH=/project/venv/bin:$PATH
 
-python -m hydragnn_hpc.submit.chain begin "$out" || exit
+# -P: no module of the campaign's folder, such as a user's random.py, is imported.
+python -P -m hydragnn_hpc.submit.chain begin "$out" || exit
 # The set-up may have taken so long that nothing can be trained any more: then all is left to the next job.
 left=$((5400 - SECONDS - 180))
 launched=75
@@ -26,7 +27,7 @@ if [ "$left" -gt 5 ]; then
   launched=$?
 fi
 # The members' files decide what follows: 75 to run again, any other code to end the chain.
-python -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 2700))"
+python -P -m hydragnn_hpc.submit.chain end "$out" "$launched" --runs 50 --late "$((left < 2700))"
 code=$?
 exit "$code"
 
