@@ -24,7 +24,6 @@ folders by :func:`new_folder`."""
 Hold = Callable[[], contextlib.AbstractContextManager[None]]
 """Context in which a file is put into place; it holds the folder meanwhile, or refuses."""
 
-
 _REMEDY = "free space, check permissions, or choose another folder"
 _WRONG_KIND = "something else is in its place; move or remove it"
 _IN_ITS_PLACE = (errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ENXIO)
@@ -43,12 +42,29 @@ def storage_errors(path: Path) -> Iterator[None]:
     ------
     StorageError
         With the reason: missing, read-only, full, or a folder where a file is needed.
+    UserError
+        If another file, which is named, was the problem: one that is copied, for example.
     """
     try:
         yield
     except OSError as error:
+        reason = error.strerror or error
+        if _is_elsewhere(error.filename, path):
+            raise UserError(
+                f"cannot access {error.filename}: {reason}; check that it exists, and its permissions"
+            ) from error
         remedy = _REMEDIES.get(error.errno or 0, _REMEDY)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+        raise StorageError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+def _is_elsewhere(name: object, path: Path) -> bool:
+    """Whether a file is neither ``path`` nor above, within or temporarily beside it; False where that is not known."""
+    with contextlib.suppress(OSError):  # the current folder has been removed
+        if isinstance(name, str):
+            file, path = Path(name).absolute(), path.absolute()
+            belongs = file == path or path in file.parents or file in path.parents
+            return not belongs and not any(part.startswith(TEMPORARY_PREFIX) for part in file.parts)
+    return False
 
 
 def place_of_temporary_files() -> Path:
@@ -221,7 +237,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _umask() -> int:
     # Linux shows it without setting it; setting and restoring it would race with other threads.
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
+    with contextlib.suppress(OSError):  # without /proc
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
     return 0o022

@@ -254,8 +254,7 @@ class Campaign(Section):
 
     def epochs(self, variant: Variant) -> int:
         """Return the most epochs that a member of the variant is trained for."""
-        own: int = variant.training.get("epochs", self.training.epochs)
-        return own
+        return _with_own(self.training, variant.training, "training").epochs
 
     def can_train_further(self, variant: Variant) -> bool:
         """Whether adding epochs leaves the earlier ones unchanged, as it does unless a cosine spans all of them."""

@@ -70,14 +70,19 @@ def check_archive(root: Path, checksums: bool = False) -> bool:
         path = root / file.name
         try:
             size = path.stat().st_size
-        except OSError as error:
+            if size != file.size:
+                raise UserError(
+                    f"archive {root}: {file.name} has {size:,} bytes instead of {file.size:,}; copy the archive again"
+                )
+            if checksums and sha256_of(path) != file.sha256:
+                raise UserError(f"archive {root}: the checksum of {file.name} is wrong; copy the archive again")
+        except FileNotFoundError as error:
             raise UserError(f"archive {root}: {file.name} is missing; copy the archive again") from error
-        if size != file.size:
+        except OSError as error:
             raise UserError(
-                f"archive {root}: {file.name} has {size:,} bytes instead of {file.size:,}; copy the archive again"
-            )
-        if checksums and sha256_of(path) != file.sha256:
-            raise UserError(f"archive {root}: the checksum of {file.name} is wrong; copy the archive again")
+                f"archive {root}: cannot read {file.name}: {error.strerror}; check its permissions, or copy the archive"
+                " again"
+            ) from error
     return True
 
 

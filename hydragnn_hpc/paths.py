@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import zipfile
@@ -18,6 +19,7 @@ from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.validation import one_line
 
 _R = TypeVar("_R", bound=BaseModel)
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)  # whatever the file's content
 
 
 def write_record(path: Path, record: BaseModel, hold: Hold = contextlib.nullcontext) -> None:
@@ -70,17 +72,18 @@ def read_arrays(
     Raises
     ------
     UserError
-        If the file is not valid, or may not be read.
+        If the file cannot be read, or is not valid.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except PermissionError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from error
     except Exception as error:  # on a damaged file NumPy passes on whatever its zip reader raises
-        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
+        if isinstance(error, OSError) and error.errno in _UNREADABLE:
+            remedy = "make it readable"
+        reason = getattr(error, "strerror", None) or str(error) or "it is truncated"
+        raise UserError(f"cannot read {path}: {reason}; {remedy}") from error
 
 
 def append_record(path: Path, record: BaseModel) -> None:

@@ -22,6 +22,8 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
+_PLAIN = frozenset({"null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge"})
+"""Tags of values; others, such as ``!!binary`` and ``!!set``, stand for what no file of this program holds."""
 _OCTAL_OR_SEXAGESIMAL = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 try:
@@ -106,6 +108,9 @@ def _check(root: yaml.Node) -> None:
         if id(node) in seen:  # an alias
             continue
         seen.add(id(node))
+        if node.tag.removeprefix(_TAG) not in _PLAIN:
+            tag = node.tag.replace(_TAG, "!!")
+            raise yaml.YAMLError(f"line {_line(node)}: the tag {tag} is not used here; remove it, or use quotes")
         if isinstance(node, yaml.MappingNode):
             _check_keys(node)
             waiting += [part for pair in node.value for part in pair]

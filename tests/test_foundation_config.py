@@ -321,6 +321,12 @@ def test_stacks_hold_every_member_once_and_all_variants_early(replicas: int, siz
         assert [r for v, r in members if v == variant] == list(range(replicas))
 
 
+def test_a_variants_own_epochs_are_a_whole_number_however_they_are_written() -> None:
+    points = {"of": "H", "over": {"training.epochs": ["4", 6.0]}, "halving": {"keep": 0.5, "at": [2]}}
+    campaign = parse_campaign(content(variants=[], sweep=points), "")
+    assert [repr(campaign.epochs(variant)) for variant in campaign.variants] == ["4", "6"]
+
+
 def test_a_variants_own_weight_counts() -> None:
     campaign = parse_campaign(
         content(

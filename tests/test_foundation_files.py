@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -120,6 +121,25 @@ def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
     assert "File too large" in done.stdout
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_vanishes_while_another_is_written_is_the_one_that_is_named(tmp_path: Path) -> None:
+    for writer in (written_whole(tmp_path / "copy"), new_folder(tmp_path / "copies")):
+        with pytest.raises(UserError, match=r"^cannot access .*source: No such file or directory; check that"), writer:
+            (tmp_path / "source").read_bytes()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EIO, "make it readable"), (errno.EINVAL, "remove it")])
+def test_the_remedy_for_a_damaged_file_of_arrays_is_not_that_for_an_unreadable_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(UserError, match=f"^cannot read .*a.npz: {os.strerror(number)}; {remedy}"):
+        read_arrays(tmp_path / "a.npz")
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

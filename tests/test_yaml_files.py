@@ -58,6 +58,9 @@ def test_depth_without_end_is_an_error(text: str) -> None:
         ("model: {graph_head: [true]}\n", "model: graph_head: in YAML yes, no, .* in quotes"),
         ("seed: on\n", "seed: in YAML yes, no, .* in quotes"),
         ("training:\n  <<: {epochs: 3}\n  <<: {epochs: 4}\n", "the key '<<' appears twice, in lines 7 and 8"),
+        ("model: {layers: !!set {a}}\n", "line 6: the tag !!set is not used here; remove it"),
+        ("seed: !!binary aGVsbG8=\n", "line 6: the tag !!binary is not used here"),
+        ("seed: =\n", "line 6: the tag !!value is not used here; remove it, or use quotes"),
         ("training:\n\tepochs: 3\n", "line 7: a tab before the key; YAML is indented with spaces"),
     ],
 )

@@ -17,6 +17,7 @@ import typer
 import hydragnn_hpc
 from hydragnn_hpc import commands
 from hydragnn_hpc.counts import counted
+from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.doctor import Adios2Answer, Diagnosis, Finding, MpiAnswer, RankResources
 
 EPILOG = "Example: hydragnn-hpc doctor; in a job: srun hydragnn-hpc doctor"
@@ -130,8 +131,12 @@ def _try_mpirun() -> Finding:
 def _adios2() -> Finding:
     from hydragnn_hpc.ensemble.rankmap import probe
 
-    with tempfile.TemporaryDirectory(prefix="hydragnn-doctor-") as folder:
-        answer, trouble = probe(Adios2Answer, "hydragnn_hpc.dataset.store.probe", folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hydragnn-doctor-") as folder:
+            answer, trouble = probe(Adios2Answer, "hydragnn_hpc.dataset.store.probe", folder)
+    except OSError as error:
+        found = f"not checked, since there is no folder for temporary files: {error.strerror}"
+        return _finding("adios2", False, found, "set TMPDIR to a folder with free space")
     if answer is None:
         return _finding("adios2", False, trouble, "pip install --force-reinstall adios2")
     return _finding("adios2", True, f"{answer.version}: written, read back, equal")
@@ -149,10 +154,13 @@ def _torch(rank: RankResources) -> Finding:
 def _node_local() -> Finding:
     from hydragnn_hpc.dataset.staged.room import node_local_parent
 
-    folder = node_local_parent(None)
+    remedy = "give 'run' a folder with more space: --stage-dir"
+    try:
+        folder = node_local_parent(None)
+    except UserError as error:
+        return _finding("node-local folder", False, str(error), remedy)
     free = shutil.disk_usage(folder).free / 2**30
-    remedy = "" if free >= 1 else "give 'run' a folder with more space: --stage-dir"
-    return _finding("node-local folder", free >= 1, f"{folder}: {free:.1f} GiB free", remedy)
+    return _finding("node-local folder", free >= 1, f"{folder}: {free:.1f} GiB free", "" if free >= 1 else remedy)
 
 
 def _show(findings: list[Finding], ranks: list[RankResources], as_json: bool) -> None:

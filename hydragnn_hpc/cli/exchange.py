@@ -75,6 +75,8 @@ def model(
         name, equals, text = entry.partition("=")
         if not equals:
             raise UserError(f"--unit {entry}: expected OUTPUT=UNIT, such as energy=Ry")
+        if name in units:
+            raise UserError(f"--unit {entry}: {name} has the unit {units[name]} already; leave one out")
         units[name] = parse_unit(text, f"--unit {entry}").text
     unit_in_bohr = length_in_bohr(length_unit, "--length-unit")
     count = import_models(folder, out, ImportOptions(unit_in_bohr, units, _proton_numbers(elements), unscaled))

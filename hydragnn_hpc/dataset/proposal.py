@@ -23,7 +23,7 @@ from hydragnn_hpc.dataset.remarks import rotation, values
 from hydragnn_hpc.dataset.remarks.geometries import distances
 from hydragnn_hpc.dataset.remarks.view import DataView
 from hydragnn_hpc.dataset.staged import match
-from hydragnn_hpc.errors import UserError
+from hydragnn_hpc.errors import UserError, spelt_out
 from hydragnn_hpc.fields import PAPER_TASKS
 from hydragnn_hpc.records.dataset import Manifest
 from hydragnn_hpc.records.summary import DatasetSummary
@@ -103,7 +103,7 @@ class Proposal:
 
 
 def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return textwrap.wrap(spelt_out(text), _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def read(dataset: Path) -> DataFacts:

@@ -90,12 +90,12 @@ def _scale_by_one_range(facts: ModelFacts, weights: dict[str, np.ndarray]) -> No
     """Scale the components of each vector task by one range, as HydraGNN does: change its last layer in ``weights``."""
     for name, task in facts.tasks.items():
         low, high = np.array(task.minimum), np.array(task.maximum)
-        width = (high.max() - low.min()) or 1.0
+        span = (high.max() - low.min()) or 1.0
         if task.width > 1:
             last = max(int(k.split(".")[-2]) for k in weights if k.rsplit(".", 2)[0] == f"heads.{name}")
-            stem, factor = f"heads.{name}.{last}.", (high - low) / width
+            stem, factor = f"heads.{name}.{last}.", (high - low) / span
             weights[stem + "weight"] = (weights[stem + "weight"] * factor[:, None]).astype(np.float32)
-            shifted = weights[stem + "bias"] * factor + (low - low.min()) / width
+            shifted = weights[stem + "bias"] * factor + (low - low.min()) / span
             weights[stem + "bias"] = shifted.astype(np.float32)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from hydragnn_hpc.records.model import ModelFacts, ModelSpecies, ModelTask
 CONFIGURATION = "config.json"
 STATE = "model_state_dict"
 """The key of the weights in a checkpoint."""
+_LAST_ELEMENT = 118
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,13 @@ def _facts(
         for (name, task), width, (low, high) in zip(campaign.tasks.items(), widths, ranges, strict=True)
     }  # fmt: skip
     (low, high), *_ = _ranges(keys, Key.INPUT_RANGES, 1, options.unscaled)
-    if low != int(low) or high != int(high) or low < 0:
-        raise keys.error(Key.INPUT_RANGES, [low, high], "proton numbers are whole; give a model with that input")
-    elements = options.elements or list(range(1, 119) if high <= 1 else range(int(low), int(high) + 1))
+    if low != int(low) or high != int(high) or low < 0 or high > _LAST_ELEMENT:
+        raise keys.error(
+            Key.INPUT_RANGES,
+            [low, high],
+            f"proton numbers are whole, 1 to {_LAST_ELEMENT}; give a model with that input",
+        )
+    elements = options.elements or list(range(1, _LAST_ELEMENT + 1) if high <= 1 else range(int(low), int(high) + 1))
     return ModelFacts(
         model=campaign.model.model_dump(mode="json"),
         inputs=1,
@@ -213,7 +219,7 @@ def _ranges(keys: Keys, path: str, count: int, unscaled: bool) -> list[tuple[flo
         )
     try:
         pairs = [(float(np.ravel(low)[0]), float(np.ravel(high)[0])) for low, high in given]
-        fits = len(pairs) == count and bool(np.isfinite(pairs).all())
+        fits = len(pairs) == count and all(-math.inf < low <= high < math.inf for low, high in pairs)
     except (TypeError, ValueError, IndexError):
         fits = False
     if not fits:

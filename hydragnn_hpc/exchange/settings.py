@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ _LSMS_FIELDS = {("graph", 0): "mixing_enthalpy", ("node", 5): "charge_transfer",
 LOSSES = {"mse": "mse", "mae": "mae", "GaussianNLLLoss": "nll"}
 """A campaign's name of each loss, by HydraGNN's."""
 _PROTONS = re.compile("proton|atomic_?num|^z$|species", re.IGNORECASE)  # names of the proton number
+_MOST_SHARED = 100  # layers
 _SHARED = (
     "HydraGNN's shared graph layers ({n} of width {width}) are the first of the graph-level head here; each graph-level"
     " task has its own."
@@ -143,7 +146,10 @@ def take_network(keys: Keys, levels: set[str]) -> NetworkSettings:
     }
     heads, shared = Key.HEADS, 0
     if "graph" in levels or keys.has(f"{heads}.graph"):
-        shared = keys.take(f"{heads}.graph.{HeadKey.SHARED_LAYERS}", int)
+        shared_path = f"{heads}.graph.{HeadKey.SHARED_LAYERS}"
+        shared = keys.take(shared_path, int)
+        if not 0 <= shared <= _MOST_SHARED:
+            raise keys.error(shared_path, shared, f"expected 0 to {_MOST_SHARED}; correct it")
         width = _size(keys, f"{heads}.graph.{HeadKey.SHARED_WIDTH}")
         model["graph_head"] = [width] * max(shared, 1) + _head(keys, f"{heads}.graph")
         shared = max(shared, 1)  # HydraGNN always makes the first
@@ -153,6 +159,8 @@ def take_network(keys: Keys, levels: set[str]) -> NetworkSettings:
             raise keys.error(f"{heads}.node.{HeadKey.TYPE}", kind, "all atoms share one head here; set mlp")
         model["node_head"] = _head(keys, f"{heads}.node")
     radius = keys.take(Key.RADIUS, float)
+    if not 0 < radius < math.inf:
+        raise keys.error(Key.RADIUS, radius, "expected a positive length; correct it")
     return NetworkSettings(model, shared, radius, keys.take(Key.PERIODIC, bool, False))
 
 
@@ -240,11 +248,15 @@ def _tasks(outputs: list[OutputSettings], fields: list[str], loss: str) -> dict[
 
 
 def task_names(fields: list[str]) -> list[str]:
-    """Return the name of a task for each field: the paper's, or one like the field's."""
+    """Return the name of a task for each field: the paper's, or one like the field's; all are different."""
+    plain = [
+        PAPER_TASKS.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:LONGEST_NAME] or "output")
+        for field in fields
+    ]
     names: list[str] = []
-    for field in fields:
-        name = PAPER_TASKS.get(field, re.sub(r"[^A-Za-z0-9_.-]", "-", field).lstrip("_.-")[:LONGEST_NAME] or "output")
-        names.append(name if name not in names else f"{name[: LONGEST_NAME - 4]}_{len(names)}")
+    for name in plain:
+        numbered = (f"{name[: LONGEST_NAME - 4]}_{number}" for number in count(1))
+        names.append(name if name not in names else next(n for n in numbered if n not in (*names, *plain)))
     return names
 
 

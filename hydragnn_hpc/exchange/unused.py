@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydragnn_hpc.errors import spelt_out
 from hydragnn_hpc.exchange.json_keys import ARCHITECTURE, TRAINING, VARIABLES, Key, Keys, shown
 
 _FROM_DATA = "follows from the data set here"
@@ -93,4 +94,4 @@ def name_the_rest(keys: Keys) -> list[str]:
             lines.append(f"{path}={shown(value)}: a key unknown here; it has no effect")
         elif value not in (None, False):  # 0 equals False
             lines.append(f"{path}={shown(value)}: {REASONS[max(listed, key=len)]}")
-    return lines
+    return [spelt_out(line) for line in lines]

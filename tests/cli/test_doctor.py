@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from hydragnn_hpc.cli import doctor
+from hydragnn_hpc.dataset.staged import room
 from hydragnn_hpc.ensemble.rankmap import answers, complaints, probe, ranges
 from hydragnn_hpc.records.device import Device
 from hydragnn_hpc.records.doctor import Adios2Answer, MpiAnswer, RankResources, TorchAnswer
@@ -131,6 +135,18 @@ def test_broken_libraries_are_reported_and_not_fatal(
     assert not findings[check]["well"]
     assert words in findings[check]["found"]
     assert findings[check]["remedy"]
+
+
+def test_storage_that_cannot_be_used_is_a_finding_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on rank 0 would leave the other ranks waiting for its findings."""
+
+    def refuse(**_: str) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(room, "candidates", lambda _: [Path("/proc/nowhere")])
+    for finding, words in ((doctor._adios2(), "No usable temporary"), (doctor._node_local(), "nowhere is not a fol")):
+        assert not finding.well and words in finding.found and finding.remedy
 
 
 @pytest.mark.parametrize("words", [("doctor",), ("run", "c.yaml", "out")])

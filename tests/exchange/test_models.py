@@ -290,6 +290,8 @@ def test_what_is_not_a_usable_model_is_refused(exported: Path, tmp_path: Path) -
     variables = content["NeuralNetwork"]["Variables_of_interest"]
     for key, given, message in (
         ("y_minmax", [[0, 1]], "expected a minimum and a maximum for each of 3"),
+        ("y_minmax", [[0, 1], [0, 1], [1, 0]], "expected a minimum and a maximum for each of 3"),
+        ("x_minmax", [[26, 300]], "x_minmax=[26.0, 300.0]: proton numbers are whole, 1 to 118"),
         ("y_minmax", None, "y_minmax is missing, by which values are scaled; add it, or give --unscaled"),
         ("x_minmax", None, "x_minmax is missing, by which values are scaled"),
         ("input_node_features", [0, 1], "inputs are computed from the structure here"),
@@ -341,6 +343,10 @@ def test_commands_refuse_in_one_line(trained: Path, exported: Path) -> None:
             "--length-unit: '0bohr' is not a unit of length; give bohr or angstrom",
         ),
         (("import", "model", "models", "o", "--length-unit", "bohr"), "is another model than"),
+        (
+            ("import", "model", "models/M-00", "o", "--length-unit", "bohr", "--unit", "M=e", "--unit", "M=μB"),
+            "--unit M=μB: M has the unit e already; leave one out",
+        ),
     ):
         found = called(trained, *words)
         assert found.returncode == 2 and message in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr

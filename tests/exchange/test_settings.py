@@ -157,6 +157,18 @@ def test_settings_that_both_have_are_carried(tmp_path: Path) -> None:
     assert {task.loss.name for task in likelihood.tasks.values()} == {"nll"}
 
 
+def test_every_output_is_a_task_of_its_own_whatever_their_names(tmp_path: Path) -> None:
+    names = {f"{VARIABLES}output_names": ["a_1", "a", "a"]}
+    campaign, _ = imported(tmp_path, changed(Dataset__format="XYZ", **names))
+    assert list(campaign.tasks) == ["a_1", "a", "a_2"]
+
+
+def test_comments_hold_names_of_any_characters(tmp_path: Path) -> None:
+    evil = "\u2028replicas: 2 # \ud800\nreplicas: 3"
+    campaign, unused = imported(tmp_path, changed(Dataset__path={"total": evil}, **{evil: 1}))
+    assert campaign.replicas == 1 and any(line.startswith(r"\u2028replicas: 2 # \ud800\nreplicas") for line in unused)
+
+
 def test_periodic_lsms_text_needs_a_cell(tmp_path: Path) -> None:
     imported(tmp_path, changed(**{f"{NETWORK}periodic_boundary_conditions": True}))
     lines = (line.removeprefix("# ") for line in (tmp_path / "campaign.yaml").read_text().splitlines())
@@ -168,6 +180,8 @@ def test_periodic_lsms_text_needs_a_cell(tmp_path: Path) -> None:
     [
         (f"{HEADS}node__type", "conv", "output_heads.node.type=\"conv\": all atoms share one head here; set mlp"),
         (f"{HEADS}graph", [{}, {}], "output_heads.graph has 2 branches"),
+        (f"{HEADS}graph__num_sharedlayers", 10**12, "num_sharedlayers=1000000000000: expected 0 to 100"),
+        (f"{NETWORK}radius", 0, "radius=0: expected a positive length"),
         (f"{HEADS}node__dim_headlayers", [50], "1 widths for num_headlayers=2"),
         (f"{NETWORK}activation_function", "selu", "activation_function=\"selu\": campaigns do not have this"),
         (f"{NETWORK}global_attn_engine", "GPS", "global_attn_engine=\"GPS\""),
