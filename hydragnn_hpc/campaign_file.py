@@ -32,7 +32,8 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     except FileNotFoundError as error:
         raise UserError(f"no such campaign file: {path}") from error
     except (OSError, *YAML_ERRORS) as error:
-        raise UserError(f"cannot read campaign file {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read campaign file {path}: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"campaign file {path} holds no settings; start from jobs/campaigns/quickstart.yaml")
     earlier: dict[str, str] = {}

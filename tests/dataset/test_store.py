@@ -260,6 +260,15 @@ def test_existing_folders_are_kept_unless_forced(copy: Path, content, tmp_path: 
     assert list(tmp_path.iterdir()) == [copy]
 
 
+def test_a_name_that_adios2_cannot_take_is_refused(copy: Path, content, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.bp")
+    with pytest.raises(UserError, match="ADIOS2 takes only paths that are UTF-8"):
+        store.write(path, content, facts(content))
+    copy.rename(path)
+    with pytest.raises(UserError, match="ADIOS2 takes only paths that are UTF-8"):
+        store.read(path)
+
+
 def test_a_link_stays_a_link(copy: Path, content, tmp_path: Path) -> None:
     link = tmp_path / "link.bp"
     link.symlink_to(copy)

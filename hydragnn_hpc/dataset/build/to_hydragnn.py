@@ -24,6 +24,7 @@ from hydragnn_hpc.dataset.read.formats.hydragnn_features import (
     NetworkSection,
     VariablesSection,
 )
+from hydragnn_hpc.dataset.store import bp5
 from hydragnn_hpc.dataset.store.foreign import INDEX, pack
 from hydragnn_hpc.errors import UserError
 from hydragnn_hpc.records.dataset import Manifest, Target
@@ -68,6 +69,7 @@ def write(bp: Path, out: Path, force: bool) -> int:
     UserError
         If something cannot be read or written, or lacks a value.
     """
+    bp5.check_path(out)
     description = out.with_suffix(".json")
     if description == out:
         raise UserError(f"{out}: its configuration would have the same name; give a name that does not end in .json")

@@ -66,6 +66,18 @@ def _send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     stream.write(END)
 
 
+def check_path(path: Path) -> None:
+    """Refuse a path that is not UTF-8, for which ADIOS2's errors are misleading.
+
+    Raises
+    ------
+    UserError
+        If it is not.
+    """
+    if str(path).encode("utf-8", "replace") != os.fsencode(path):
+        raise UserError(f"{path}: ADIOS2 takes only paths that are UTF-8; give another name")
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Open a BP5 folder for reading; the caller must have verified it, since ADIOS2 does not.
@@ -73,8 +85,9 @@ def opened(path: Path) -> Iterator[Any]:
     Raises
     ------
     UserError
-        If ADIOS2 refuses to open or read it.
+        If ADIOS2 refuses to open or read it, or its path is not UTF-8.
     """
+    check_path(path)
     adios2 = import_adios2()
     try:
         with adios2.FileReader(str(path)) as reader:

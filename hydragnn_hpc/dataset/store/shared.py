@@ -141,10 +141,11 @@ def refuse_existing(path: Path, force: bool) -> None:
     Raises
     ------
     UserError
-        If its name does not end in ``.bp``, or it exists and is not to be replaced.
+        If its name does not end in ``.bp`` or is not UTF-8, or it exists and is not to be replaced.
     """
     if path.suffix != ".bp":
         raise UserError(f"{path}: a data set's name ends in .bp; give such a name")
+    bp5.check_path(path)
     if not is_there(path):
         return
     if not force:
