@@ -70,7 +70,7 @@ def model(
     from hydragnn_hpc.dataset.read.units import parse_unit
     from hydragnn_hpc.exchange.models import ImportOptions, import_models
 
-    units = {}
+    units: dict[str, str] = {}
     for entry in unit or []:
         name, equals, text = entry.partition("=")
         if not equals:
