@@ -89,8 +89,11 @@ def values_of(kind: Any) -> st.SearchStrategy:
         return PLAIN[kind]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        patterns = [m.pattern for field in inner[1:] for m in getattr(field, "metadata", ()) if hasattr(m, "pattern")]
-        return st.from_regex(patterns[0], fullmatch=True) if patterns else values_of(inner[0])
+        bounds = [m for field in inner[1:] for m in getattr(field, "metadata", ())]
+        patterns = [m.pattern for m in bounds if hasattr(m, "pattern")]
+        fewest = max((m.min_length for m in bounds if hasattr(m, "min_length")), default=0)
+        of_kind = st.from_regex(patterns[0], fullmatch=True) if patterns else values_of(inner[0])
+        return of_kind.filter(lambda drawn: len(drawn) >= fewest) if fewest else of_kind
     if isinstance(kind, enum.EnumMeta):
         return st.sampled_from(kind)
     if origin in (typing.Union, types.UnionType):

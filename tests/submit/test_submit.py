@@ -97,7 +97,11 @@ def test_ctrl_c_waits_for_a_job_on_this_host(here: Path) -> None:
     stand_in(here, "starter", body)
     site = site_file(here, scheduler="local", launch=["starter"], directives=[], environment=[])
     command = [sys.executable, "-m", "hydragnn_hpc", "submit", "c.yaml", "out", "--site", site, "--seconds", "9"]
-    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+    # A shell's background jobs ignore Ctrl-C, and so does what they start.
+    with subprocess.Popen(
+        ["env", "--default-signal=INT", *command],
+        cwd=here, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as running:  # fmt: skip
         assert running.stdout is not None and running.stdout.readline() == "started\n"
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(60) == 130 and (here / "saved").exists()
