@@ -21,7 +21,7 @@ class RequiredInput(FileRecord):
     number : int or None
         Number of shells; None for other inputs.
     powers : int or None
-        Highest power of the potential; None for other inputs.
+        ``ewald``: highest power of the electrostatic potential; None for other inputs.
     """
 
     name: str
@@ -43,7 +43,15 @@ class ReferencedTask(FileRecord):
 
 
 class FittedSamples(FileRecord):
-    """The part of the training set that is trained on, and that everything is fitted to; None stands for all of it."""
+    """The part of the training set that is trained on, and that everything is fitted to.
+
+    Attributes
+    ----------
+    number : int or None
+        How many samples; None for the whole training set.
+    seed : int
+        The campaign's; it decides which samples a smaller part has.
+    """
 
     number: Count | None
     seed: int
@@ -106,7 +114,7 @@ class InputRecipe(FileRecord):
     mean, scale : list of float
         Each kept column has its mean subtracted, and is divided by its scale.
     powers : int
-        Highest power of the potential.
+        ``ewald``: highest power of the electrostatic potential.
     """
 
     names: list[str]
@@ -145,7 +153,7 @@ class FittedReference(FileRecord):
     scale : list of float
         ``[d]``, standard deviation of the residual; ``range``: the difference of the greatest and the least value.
     slopes : list
-        ``linear``: ``[n, K or 1, F, d]``, one per input (at graph level, per input and element).
+        ``linear``: at node level ``[n, K, F, d]``, one per element and input; at graph level ``[n, 1, K F, d]``.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)
