@@ -99,6 +99,6 @@ install --no-deps --no-build-isolation -e "$root" 9>&-
 # On all cores, where pip would use one, and without the packages' tests; files that are no valid Python, such as
 # templates, stay as they are. With other versions few modules are used, and Python compiles these itself.
 [[ $lock != "$root/envs/local.lock" ]] ||
-  "$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$venv"/lib/python*/site-packages >>"$log" 2>&1 9>&- || true
+  "$venv/bin/python" -m compileall -qq -j 0 -x '/site-packages/.*/tests?/' "$venv"/lib/python*/site-packages >>"$log" 2>&1 9>&- || true
 printf '%s\n' "$stamp" >"$venv/.stamp"
 echo "envs/local.sh: ready: $venv (activate it with '. $name/bin/activate')" >&2
